@@ -1,0 +1,43 @@
+"""The exceptions of convcore; wrong arguments are plain ``TypeError`` and ``ValueError``."""
+
+from __future__ import annotations
+
+
+class ConvcoreError(Exception):
+    """Base of every error that is convcore's own."""
+
+
+class UnknownBackend(ConvcoreError, LookupError):
+    """No installed plugin provides a backend of that name."""
+
+
+class BrokenBackend(ConvcoreError, ImportError):
+    """A plugin is installed but cannot be used; ``__cause__`` keeps the original exception."""
+
+
+class NoDevice(ConvcoreError, RuntimeError):
+    """The backend is installed, but this machine gives it no device to run on."""
+
+
+class UnsupportedProblem(ConvcoreError, NotImplementedError):
+    """Every candidate backend refused the problem, each with its own reason."""
+
+
+class ConfigError(ConvcoreError, ValueError):
+    """A configuration file or environment variable cannot be understood."""
+
+
+class KernelBuildError(ConvcoreError, RuntimeError):
+    """A device compiler rejected a kernel.
+
+    Attributes
+    ----------
+    device, options, log : str
+        Where it was built, with what, and what the compiler said.
+    """
+
+    def __init__(self, message: str, *, device: str, options: str, log: str) -> None:
+        super().__init__(message)
+        self.device = device
+        self.options = options
+        self.log = log

@@ -1,0 +1,196 @@
+"""The problem descriptor: everything a backend must know before it sees data.
+
+Symbols: N batch, C in_channels, K out_channels, G groups, H W input size,
+R S kernel size, P Q output size.  Shapes in a :class:`Problem` are always in
+the logical order (N, C, H, W), whatever the memory layout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+Shape4 = tuple[int, int, int, int]
+Op = Literal["forward", "grad_input", "grad_weight", "grad_bias"]
+
+OPS: tuple[Op, ...] = ("forward", "grad_input", "grad_weight", "grad_bias")
+BOUNDARIES = ("constant", "reflect", "edge", "wrap", "symmetric")
+LAYOUTS = ("NCHW", "NHWC")
+ACCURACIES = ("strict", "standard", "fast")
+HOST_ARRAY = "numpy.ndarray"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One correlation, or one gradient of it, without its data.  Frozen and hashable.
+
+    The geometry is always that of the forward correlation::
+
+        y[n,k,p,q] = bias[k] + sum_{c,r,s} weight[k,c,r,s]
+                     * x[n, c, p*stride_h + r*dilation_h - top, q*stride_w + s*dilation_w - left]
+
+    and ``op`` says which part of it is asked for:
+
+    ===========  =====================  =======================
+    op           operands               result
+    ===========  =====================  =======================
+    forward      x, weight [, bias K]   y         output_shape
+    grad_input   g, weight [, bias C]   dL/dx     input_shape
+    grad_weight  x, g                   dL/dw     weight_shape
+    grad_bias    g                      dL/dbias  (K,)
+    ===========  =====================  =======================
+
+    ``grad_bias`` is described as a 1x1 depthwise problem: ``input_shape`` equals
+    ``output_shape`` and ``weight_shape`` is (K, 1, 1, 1).  Gradients are plain
+    transposes: complex weights are not conjugated.
+
+    Attributes
+    ----------
+    input_shape, weight_shape, output_shape : tuple of 4 int
+        (N, C, H, W), (K, C/G, R, S) and (N, K, P, Q).  P and Q never exceed what
+        the geometry allows, but a transposed convolution may ask for fewer.
+    stride, dilation : (int, int)
+        Pixels, vertical then horizontal; dilation 1 is dense.
+    padding : ((top, bottom), (left, right))
+        Pixels added around the input, never negative.
+    boundary : str
+        What stands in the padding: "constant" (``fill_value``), or NumPy's pad names
+        "reflect", "edge", "wrap", "symmetric".
+    layout : str
+        Memory order of x and y: "NCHW" or "NHWC".  The weight is always (K, C/G, R, S).
+    dtypes : (numpy.dtype, numpy.dtype)
+        Of the two operands, in native byte order (grad_bias: the same one twice).
+    result_dtype : numpy.dtype
+        Of the result and of the bias: the operands' own for floating and complex
+        dtypes, int64 for all integers.
+    bias : bool
+        Whether a bias, shaped (result channels,), is added.
+    accuracy : str
+        "strict", "standard" or "fast": which algorithms the caller allows.
+    algorithm : str or None
+        An algorithm named by the caller: it runs, or the backend refuses.
+    workspace_limit : int or None
+        Bytes of scratch memory a plan may use.
+    arrays : str
+        Qualified name of the operands' array type; the result is of the same type.
+    """
+
+    op: Op
+    input_shape: Shape4
+    weight_shape: Shape4
+    output_shape: Shape4
+    stride: Pair = (1, 1)
+    padding: Padding = ((0, 0), (0, 0))
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    boundary: str = "constant"
+    fill_value: complex = 0.0
+    layout: str = "NCHW"
+    dtypes: tuple[np.dtype[Any], np.dtype[Any]] = (np.dtype("f4"), np.dtype("f4"))
+    result_dtype: np.dtype[Any] = np.dtype("f4")
+    bias: bool = False
+    accuracy: str = "standard"
+    algorithm: str | None = None
+    workspace_limit: int | None = None
+    arrays: str = HOST_ARRAY
+
+    @property
+    def operand_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the operands as they lie in memory, bias left out."""
+        x, w, y = self.in_memory(self.input_shape), self.weight_shape, self.in_memory(self.output_shape)
+        return {"forward": (x, w), "grad_input": (y, w), "grad_weight": (x, y), "grad_bias": (y,)}[self.op]
+
+    @property
+    def result_shape(self) -> tuple[int, ...]:
+        """Shape of the result as it lies in memory."""
+        if self.op == "forward":
+            return self.in_memory(self.output_shape)
+        if self.op == "grad_input":
+            return self.in_memory(self.input_shape)
+        return self.weight_shape if self.op == "grad_weight" else self.weight_shape[:1]
+
+    @property
+    def result_channels(self) -> int:
+        """Length of the bias: K for forward, C for grad_input."""
+        return self.input_shape[1] if self.op == "grad_input" else self.output_shape[1]
+
+    @property
+    def reduction_length(self) -> int:
+        """The largest number of products summed into one element of the result."""
+        n, k, p, q = self.output_shape
+        _, c, r, s = self.weight_shape
+        return {
+            "forward": c * r * s,
+            "grad_input": k // self.groups * r * s,
+            "grad_weight": n * p * q,
+            "grad_bias": n * p * q,
+        }[self.op]
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the direct algorithm, padding included."""
+        if self.op == "grad_bias":
+            return math.prod(self.output_shape)
+        return 2 * math.prod(self.output_shape) * math.prod(self.weight_shape[1:])
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of operands and result together: the least any algorithm must move."""
+        moved = sum(math.prod(s) * d.itemsize for s, d in zip(self.operand_shapes, self.dtypes, strict=False))
+        return moved + math.prod(self.result_shape) * self.result_dtype.itemsize
+
+    def in_memory(self, shape: Shape4) -> Shape4:
+        """Put a logical (N, C, H, W) shape into the order of ``layout``."""
+        n, c, h, w = shape
+        return shape if self.layout == "NCHW" else (n, h, w, c)
+
+
+def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: int) -> int:
+    """Number of positions of a kernel along one axis, in pixels; below 1 when it does not fit.
+
+    Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", relationship 15.
+    """
+    return (size + padding[0] + padding[1] - dilation * (kernel - 1) - 1) // stride + 1
+
+
+@dataclass(frozen=True, slots=True)
+class ReceptiveField:
+    """What one output element sees of the input: pixels, vertical then horizontal.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Height and width of the patch.
+    stride : (int, int)
+        Distance in the input between the patches of neighbouring outputs.
+    start : (int, int)
+        Row and column where the first output's patch begins; negative inside the padding.
+    """
+
+    size: Pair
+    stride: Pair
+    start: Pair
+
+
+def compose_receptive_field(layers: Iterable[tuple[Pair, Pair, Padding, Pair]]) -> ReceptiveField:
+    """Compose (kernel, stride, padding, dilation) of layers, first layer first.
+
+    Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", section 2.
+    """
+    size, jump, start = [1, 1], [1, 1], [0, 0]
+    for kernel, stride, padding, dilation in layers:
+        for axis in (0, 1):
+            size[axis] += (kernel[axis] - 1) * dilation[axis] * jump[axis]
+            start[axis] -= padding[axis][0] * jump[axis]
+            jump[axis] *= stride[axis]
+    return ReceptiveField(_pair(size), _pair(jump), _pair(start))
+
+
+def _pair(values: Sequence[int]) -> Pair:
+    return values[0], values[1]

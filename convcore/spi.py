@@ -1,0 +1,173 @@
+"""What a backend author imports: everything public to them is here, and nothing else is.
+
+A backend is three things: a hook that lists :class:`BackendSpec`, a :class:`Backend`
+that says what it can do, and a :class:`Plan` that does it.  ``examples/`` holds a whole
+one in under forty lines.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pluggy
+
+from convcore.errors import BrokenBackend, KernelBuildError, NoDevice, UnknownBackend, UnsupportedProblem
+from convcore.problem import HOST_ARRAY, OPS, Pair, Padding, Problem, Shape4
+
+__all__ = [
+    "HOST_ARRAY",
+    "Backend",
+    "BackendSpec",
+    "BrokenBackend",
+    "Device",
+    "KernelBuildError",
+    "NoDevice",
+    "Padding",
+    "Pair",
+    "Plan",
+    "Problem",
+    "Shape4",
+    "UnknownBackend",
+    "UnsupportedProblem",
+    "hookimpl",
+]
+
+#: Marks a function of a plugin module as the implementation of a hook (see ``convcore.hookspecs``).
+hookimpl = pluggy.HookimplMarker("convcore")
+
+
+@dataclass(frozen=True)
+class BackendSpec:
+    """What a plugin says of a backend before anything of it is imported.
+
+    The core refuses, in words, whatever falls outside these features, so
+    :meth:`Backend.supports` only has to speak of finer limits.
+
+    Attributes
+    ----------
+    name : str
+        The name users write; lower case, no colon.
+    factory : str
+        Where the :class:`Backend` class is: "package.module:Class".
+    version, summary, install_hint : str
+        For people: the version, one line of what it is, what to install when it has no device.
+    dtypes : tuple of str
+        NumPy dtype names it computes in.
+    ops, layouts, boundaries, device_kinds : tuple of str
+        The operations, memory layouts and boundary modes it knows; the kinds of device it uses.
+    array_types : tuple of str
+        Qualified names of the array types it takes and returns.
+    """
+
+    name: str
+    factory: str
+    version: str = "0"
+    summary: str = ""
+    install_hint: str = ""
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    ops: tuple[str, ...] = OPS
+    layouts: tuple[str, ...] = ("NCHW",)
+    boundaries: tuple[str, ...] = ("constant",)
+    device_kinds: tuple[str, ...] = ("cpu",)
+    array_types: tuple[str, ...] = (HOST_ARRAY,)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device a backend can run on; ``index`` is what follows the colon in "opencl:1"."""
+
+    index: int
+    name: str
+    kind: str = "cpu"
+    detail: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+class Plan(ABC):
+    """How one problem will be computed.  Calling it is the first moment data is touched.
+
+    A backend writes :meth:`run`; the call around it hands over arrays that are exactly what
+    the problem says.  A plan may be called from several threads at once.
+
+    Attributes
+    ----------
+    problem : Problem
+    algorithm : str
+        The name of the algorithm, as ``algorithm=`` accepts it.
+    workspace_bytes : int
+        Scratch memory one call uses, in bytes.
+    notes : str
+        What the choice rests on, for ``explain()``; may be empty.
+    """
+
+    algorithm: str = "direct"
+    workspace_bytes: int = 0
+    notes: str = ""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    @abstractmethod
+    def run(self, first: Any, second: Any, bias: Any, out: Any) -> None:
+        """Compute into ``out``, all of it; raise before the first write, or not at all.
+
+        The operands are those of ``problem.op`` (see :class:`Problem`; ``second`` is None for
+        grad_bias, ``bias`` is None without one), C-contiguous, aligned, in native byte order and
+        of the problem's shapes and dtypes.  ``out`` is too, and overlaps none of them.
+        """
+
+    def __call__(self, first: Any, second: Any = None, bias: Any = None, out: Any = None) -> Any:
+        """Check the arrays against the problem, compute, and return the result.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an array is not of the problem's type, dtype or shape, or ``out`` is unusable.
+        OverflowError
+            If integers are large enough that int64 might overflow.
+        """
+        from convcore.operands import run_on_host
+
+        return run_on_host(self, first, second, bias, out)
+
+
+class Backend(ABC):
+    """An engine.  One instance serves one device for the life of the process.
+
+    Parameters
+    ----------
+    device : str
+        What the user wrote after the colon in "name:device"; empty for the default.
+    """
+
+    #: Filled in by the registry.
+    spec: ClassVar[BackendSpec]
+
+    def __init__(self, device: str = "") -> None:
+        self.device = device
+
+    def probe(self) -> Sequence[Device] | str:
+        """List the devices, default first, or say in words why there is none.  Never raises."""
+        return [Device(0, "host")]
+
+    def supports(self, problem: Problem) -> bool | str:
+        """Return True, or the reason in words why this problem is refused.  Cheap: no compilation."""
+        return True
+
+    @abstractmethod
+    def plan(self, problem: Problem) -> Plan:
+        """Choose algorithm, tiles and workspace for a problem that ``supports`` accepted."""
+
+    def to_device(self, array: np.ndarray[Any, Any]) -> Any:
+        """Copy a NumPy array to the device, as one of the spec's ``array_types``."""
+        return array
+
+    def from_device(self, array: Any) -> np.ndarray[Any, Any]:
+        """Copy a device array to a NumPy array."""
+        return np.asarray(array)
+
+    def synchronize(self) -> None:
+        """Wait until everything asked of the device is done."""
