@@ -1,0 +1,71 @@
+# Everything is installed in $(VENV); a stamp in it says what is there, so a second run is quick.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+
+CREATED := $(VENV)/.created-by-$(notdir $(PYTHON))
+KERNELS := $(shell find backends -path '*/kernels/*.[ch]' -o -name '*.cl')
+# A change in any of these means that the compiled modules or the metadata are out of date.
+BUILD_INPUTS := pyproject.toml setup.py $(shell find backends -name '*.py[xd]' -o -path '*/kernels/*.[ch]')
+comma := ,
+# PyPI has an OpenCL driver for this platform only.
+OPENCL := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)opencl)
+
+say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
+
+.PHONY: help demo test lint bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@echo 'PYTHON=python3.12 chooses the interpreter of the environment in $(VENV).'
+
+demo: $(VENV)/.demo ## install what is needed, then run the main job on a photograph
+	@$(BIN)/convcore demo
+
+test: lint ## lint, types, layering, unit tests and the conformance kit over every backend
+	$(call say,Running the tests and the conformance kit)
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.test ## lint, types and layering only
+	$(call say,Checking style and spelling)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/cython-lint backends
+	@$(BIN)/clang-format --dry-run --Werror $(KERNELS)
+	@$(BIN)/codespell
+	$(call say,Checking types and layering)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/.bench ## benchmarks, beside PyTorch, OpenCV and SciPy
+	$(call say,Running the benchmarks)
+	@$(BIN)/python -m pytest bench
+
+clean: ## remove the environment and everything that was built
+	rm -rf $(VENV) build dist convcore.egg-info convcore-demo.png
+	find backends -name '*.so' -delete
+
+$(CREATED):
+	@.ci/prerequisites $(PYTHON)
+	$(call say,Making a Python environment in $(VENV))
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(CREATED) $(BUILD_INPUTS)
+	$(call say,Building convcore and installing what the demo needs: a few minutes the first time)
+	@$(INSTALL) '.[demo$(OPENCL)]'
+	@touch $@
+
+$(VENV)/.test: $(CREATED) $(BUILD_INPUTS)
+	$(call say,Building convcore and installing what the tests need: a few minutes the first time)
+	@$(INSTALL) '.[demo,lint,test$(OPENCL)]'
+	@touch $(VENV)/.demo $@
+
+$(VENV)/.bench: $(CREATED) $(BUILD_INPUTS)
+	$(call say,Building convcore and installing the libraries to compare with: a few minutes the first time)
+	@$(INSTALL) '.[bench$(OPENCL)]'
+	@touch $@
