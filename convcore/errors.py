@@ -1,3 +1,4 @@
+# ruff: noqa: N818 - the names say what is wrong; they are part of the interface
 """The exceptions of convcore; wrong arguments are plain ``TypeError`` and ``ValueError``."""
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ LAYOUTS = ("NCHW", "NHWC")
 ACCURACIES = ("strict", "standard", "fast")
 HOST_ARRAY = "numpy.ndarray"
 
+_FLOAT32 = np.dtype(np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -92,8 +94,8 @@ class Problem:
     boundary: str = "constant"
     fill_value: complex = 0.0
     layout: str = "NCHW"
-    dtypes: tuple[np.dtype[Any], np.dtype[Any]] = (np.dtype("f4"), np.dtype("f4"))
-    result_dtype: np.dtype[Any] = np.dtype("f4")
+    dtypes: tuple[np.dtype[Any], np.dtype[Any]] = (_FLOAT32, _FLOAT32)
+    result_dtype: np.dtype[Any] = _FLOAT32
     bias: bool = False
     accuracy: str = "standard"
     algorithm: str | None = None
@@ -152,7 +154,7 @@ class Problem:
 
 
 def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: int) -> int:
-    """Number of positions of a kernel along one axis, in pixels; below 1 when it does not fit.
+    """Return how many positions a kernel has along one axis, in pixels; below 1 when it does not fit.
 
     Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", relationship 15.
     """

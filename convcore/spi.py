@@ -16,7 +16,7 @@ import numpy as np
 import pluggy
 
 from convcore.errors import BrokenBackend, KernelBuildError, NoDevice, UnknownBackend, UnsupportedProblem
-from convcore.problem import HOST_ARRAY, OPS, Pair, Padding, Problem, Shape4
+from convcore.problem import HOST_ARRAY, OPS, Padding, Pair, Problem, Shape4
 
 __all__ = [
     "HOST_ARRAY",
@@ -169,5 +169,5 @@ class Backend(ABC):
         """Copy a device array to a NumPy array."""
         return np.asarray(array)
 
-    def synchronize(self) -> None:
+    def synchronize(self) -> None:  # noqa: B027 - a host has nothing to wait for
         """Wait until everything asked of the device is done."""

@@ -1,0 +1,68 @@
+"""convcore: two-dimensional cross-correlation and its gradients, on interchangeable engines.
+
+>>> import numpy as np
+>>> import convcore
+>>> image = np.ones((6, 8), np.float32)
+>>> image[:, 2:6] = 0
+>>> convcore.corr2d(image, np.array([[1, -1]], np.float32))[0]
+array([ 0.,  1.,  0.,  0.,  0., -1.,  0.], dtype=float32)
+"""
+
+from convcore.api import (
+    as_matrix,
+    backends,
+    conv2d,
+    conv2d_grad_bias,
+    conv2d_grad_input,
+    conv2d_grad_weight,
+    conv_transpose2d,
+    convolve2d,
+    corr2d,
+    explain,
+    get_backend,
+    output_shape,
+    plan,
+    receptive_field,
+    set_backend,
+    use,
+)
+from convcore.errors import (
+    BrokenBackend,
+    ConfigError,
+    ConvcoreError,
+    KernelBuildError,
+    NoDevice,
+    UnknownBackend,
+    UnsupportedProblem,
+)
+from convcore.layers import Conv2D, Parameter
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BrokenBackend",
+    "ConfigError",
+    "Conv2D",
+    "ConvcoreError",
+    "KernelBuildError",
+    "NoDevice",
+    "Parameter",
+    "UnknownBackend",
+    "UnsupportedProblem",
+    "as_matrix",
+    "backends",
+    "conv2d",
+    "conv2d_grad_bias",
+    "conv2d_grad_input",
+    "conv2d_grad_weight",
+    "conv_transpose2d",
+    "convolve2d",
+    "corr2d",
+    "explain",
+    "get_backend",
+    "output_shape",
+    "plan",
+    "receptive_field",
+    "set_backend",
+    "use",
+]

@@ -1,0 +1,280 @@
+"""Which backend runs a problem, and why; the cache of plans.
+
+A backend named by the user runs or raises.  In a list, only a refusal by ``probe()`` or
+``supports()`` moves on to the next; an exception while computing always propagates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from convcore import config
+from convcore.config import AUTO, Setting
+from convcore.errors import NoDevice, UnsupportedProblem
+from convcore.hookspecs import Event
+from convcore.problem import HOST_ARRAY, Problem
+from convcore.registry import BUILTIN_ORDER, registry
+from convcore.spi import BackendSpec, Plan
+
+V = TypeVar("V")
+
+
+class BoundedCache(dict[Any, V], Generic[V]):
+    """A dict that forgets its oldest entry when it is full; shapes of a long-lived process may be endless."""
+
+    limit = 1024
+
+    def __setitem__(self, key: Any, value: V) -> None:
+        if len(self) >= self.limit:
+            self.pop(next(iter(self)), None)
+        super().__setitem__(key, value)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One backend that was considered; ``reason`` is empty if it accepts the problem."""
+
+    name: str
+    reason: str
+    no_device: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which backend was chosen for a problem, from which candidates, by whose setting."""
+
+    problem: Problem
+    setting: Setting
+    candidates: tuple[Candidate, ...]
+    chosen: str | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What would run, and why; ``print`` it, or read ``to_dict()``.
+
+    Attributes
+    ----------
+    problem : Problem
+    setting, source : str
+        The backend setting in force, and where it came from.
+    candidates : tuple of Candidate
+        Every backend considered, in order, each with the reason why not.
+    chosen, algorithm : str or None
+        What would run; None when every candidate refused.
+    workspace_bytes : int
+        Scratch memory the plan would use, in bytes.
+    notes : str
+        What the backend says of its choice.
+    """
+
+    problem: Problem
+    setting: str
+    source: str
+    candidates: tuple[Candidate, ...]
+    chosen: str | None = None
+    algorithm: str | None = None
+    workspace_bytes: int = 0
+    notes: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the explanation as plain JSON types."""
+        problem = {name: _plain(getattr(self.problem, name)) for name in self.problem.__slots__}
+        return {
+            "problem": problem | {"flops": self.problem.flops, "bytes": self.problem.bytes},
+            "setting": self.setting,
+            "source": self.source,
+            "candidates": [{"name": c.name, "reason": c.reason} for c in self.candidates],
+            "chosen": self.chosen,
+            "algorithm": self.algorithm,
+            "workspace_bytes": self.workspace_bytes,
+            "notes": self.notes,
+        }
+
+    def __str__(self) -> str:
+        p = self.problem
+        lines = [
+            f"{p.op}: input {p.input_shape}, weight {p.weight_shape}, output {p.output_shape}",
+            f"  stride {p.stride}, padding {p.padding}, dilation {p.dilation}, groups {p.groups}",
+            f"  {p.dtypes[0]}, {p.layout}, boundary {p.boundary}, {p.flops:.3g} flops, {p.bytes:.3g} bytes",
+            f"setting: {self.setting} (from {self.source})",
+        ]
+        for c in self.candidates:
+            verdict = c.reason or ("runs" if c.name == self.chosen else "accepts")
+            lines.append(f"  {c.name}: {verdict}")
+        if self.algorithm is not None:
+            lines.append(f"algorithm: {self.algorithm}, workspace {self.workspace_bytes} bytes")
+        if self.notes:
+            lines.append(f"notes: {self.notes}")
+        return "\n".join(lines)
+
+
+@dataclass
+class PlanCache:
+    """Plans by (backend, problem), and by the raw arguments of a call."""
+
+    by_problem: BoundedCache[Plan] = field(default_factory=BoundedCache)
+    by_call: BoundedCache[Plan] = field(default_factory=BoundedCache)
+
+    def clear(self) -> None:
+        """Forget every plan."""
+        self.by_problem.clear()
+        self.by_call.clear()
+
+
+cache = PlanCache()
+
+
+def select(problem: Problem, setting: Setting) -> Selection:
+    """Ask the candidates of a setting, in order, and choose; ``chosen`` is None if all refuse."""
+    candidates = []
+    consult = setting.names == (AUTO,)
+    for name in candidate_names(setting):
+        candidates.append(consider(name, problem))
+        if not candidates[-1].reason and not consult:
+            break
+    accepting = [c.name for c in candidates if not c.reason]
+    chosen = accepting[0] if accepting else None
+    if consult and len(accepting) > 1:
+        chosen = registry().manager.hook.convcore_select(problem=problem, candidates=accepting) or chosen
+        if chosen not in accepting:
+            raise UnsupportedProblem(
+                f"a plugin's convcore_select chose {chosen!r}, which is none of {', '.join(accepting)}"
+            )
+    return Selection(problem, setting, tuple(candidates), chosen)
+
+
+def candidate_names(setting: Setting) -> Sequence[str]:
+    """Return the backends a setting allows, best first; raise for a name that cannot be used."""
+    known = registry()
+    if setting is config.BUILTIN:
+        return [name for name in BUILTIN_ORDER if name in known.specs]
+    if setting.names == (AUTO,):
+        ours = [name for name in BUILTIN_ORDER if name in known.specs]
+        return ours + [name for name in known.specs if name not in ours]
+    for name in setting.names:
+        known.check_name(name, setting.source)
+    return setting.names
+
+
+def consider(name: str, problem: Problem) -> Candidate:
+    """Ask one backend about a problem: its spec first, which costs no import."""
+    known = registry()
+    reason = outside(known.specs[name.partition(":")[0]], problem)
+    if reason:
+        return Candidate(name, reason)
+    try:
+        known.devices(name)
+    except NoDevice as error:
+        return Candidate(name, str(error), no_device=True)
+    answer = known.backend(name).supports(problem)
+    if answer is True:
+        return Candidate(name, "")
+    return Candidate(name, answer if isinstance(answer, str) and answer else "it gives no reason")
+
+
+def outside(spec: BackendSpec, problem: Problem) -> str:
+    """Return which advertised feature a problem falls outside of, in words; empty when none."""
+    wanted = (
+        ("op", problem.op, spec.ops),
+        ("array type", problem.arrays, spec.array_types),
+        ("layout", problem.layout, spec.layouts),
+        ("boundary", problem.boundary, spec.boundaries),
+        *(("dtype", dtype.name, spec.dtypes) for dtype in dict.fromkeys(problem.dtypes)),
+    )
+    for feature, value, offered in wanted:
+        if value not in offered:
+            return f"{feature} {value} is not supported, only {', '.join(offered)}"
+    return ""
+
+
+def make_plan(problem: Problem, setting: Setting) -> Plan:
+    """Return the plan for a problem under a setting.
+
+    Raises
+    ------
+    UnknownBackend, BrokenBackend, NoDevice, UnsupportedProblem
+        See ``convcore.errors``.
+    """
+    selection = select(problem, setting)
+    if selection.chosen is None:
+        raise refusal(selection)
+    return plan_for(selection.chosen, problem)
+
+
+def plan_for(name: str, problem: Problem) -> Plan:
+    """Return the plan of one backend, from the cache if it has it."""
+    key = name, problem
+    plan = cache.by_problem.get(key)
+    if plan is None:
+        plan = registry().backend(name).plan(problem)
+        if registry().observed:
+            plan = ObservedPlan(name, plan)
+        cache.by_problem[key] = plan
+    return plan
+
+
+def refusal(selection: Selection) -> NoDevice | UnsupportedProblem:
+    """Return the error for a problem that no candidate takes, with one reason for each."""
+    candidates = selection.candidates
+    if candidates and all(candidate.no_device for candidate in candidates):
+        return NoDevice("; ".join(candidate.reason for candidate in candidates) + f" (from {selection.setting.source})")
+    if not candidates:
+        return UnsupportedProblem("no backend is installed; install convcore with its built-in ones")
+    reasons = "; ".join(f"{c.name}: {c.reason}" for c in candidates)
+    home = "" if selection.problem.arrays == HOST_ARRAY else f" on {selection.problem.arrays}"
+    return UnsupportedProblem(
+        f"{selection.problem.op}{home}: no backend of {selection.setting} (from {selection.setting.source}) "
+        f"takes this problem: {reasons}"
+    )
+
+
+def explain(problem: Problem, setting: Setting) -> Explanation:
+    """Say what :func:`make_plan` would choose, without raising when everybody refuses."""
+    selection = select(problem, setting)
+    heard = {candidate.name for candidate in selection.candidates}
+    later = tuple(consider(name, problem) for name in candidate_names(setting) if name not in heard)
+    found = Explanation(problem, str(setting), setting.source, selection.candidates + later, selection.chosen)
+    if selection.chosen is None:
+        return found
+    plan = plan_for(selection.chosen, problem)
+    return Explanation(
+        problem,
+        found.setting,
+        found.source,
+        found.candidates,
+        found.chosen,
+        plan.algorithm,
+        plan.workspace_bytes,
+        plan.notes,
+    )
+
+
+class ObservedPlan(Plan):
+    """A plan that tells the plugins that want to know when a call has finished."""
+
+    def __init__(self, backend: str, plan: Plan) -> None:
+        super().__init__(plan.problem)
+        self.backend, self.plan = backend, plan
+        self.algorithm, self.workspace_bytes, self.notes = plan.algorithm, plan.workspace_bytes, plan.notes
+
+    def run(self, first: Any, second: Any, bias: Any, out: Any) -> None:
+        """Run the plan unobserved."""
+        self.plan.run(first, second, bias, out)
+
+    def __call__(self, first: Any, second: Any = None, bias: Any = None, out: Any = None) -> Any:
+        """Run the plan and report it."""
+        start = time.perf_counter()
+        result = self.plan(first, second, bias, out)
+        event = Event(self.backend, self.algorithm, self.problem, time.perf_counter() - start)
+        registry().manager.hook.convcore_observe(event=event)
+        return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, type(None))) else str(value)
