@@ -1,0 +1,32 @@
+"""The OpenCL backend of convcore: any device of any vendor, through PyOpenCL.
+
+    backend.py   what it can do, and why not        plans.py    which kernels, tiles and -D options: no data
+    execute.py   runs a plan's launches on arrays   device.py   devices, contexts, queues, life after fork
+    program.py   builds and caches kernels          kernels/    the OpenCL C
+
+Nothing here imports pyopencl until a device is asked for.
+"""
+
+from __future__ import annotations
+
+from convcore.spi import HOST_ARRAY, BackendSpec, hookimpl
+
+_DTYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
+
+
+@hookimpl
+def convcore_backends() -> list[BackendSpec]:
+    """List the one backend of this package."""
+    return [
+        BackendSpec(
+            name="opencl",
+            factory="convcore_opencl.backend:OpenCLBackend",
+            version="1",
+            summary="OpenCL on any vendor's device: GPUs, and CPUs through PoCL or Intel's runtime",
+            install_hint="install PyOpenCL with a CPU driver: pip install 'pyopencl[pocl]'; for a GPU, its vendor's driver",
+            dtypes=_DTYPES,
+            layouts=("NCHW", "NHWC"),
+            device_kinds=("gpu", "accelerator", "cpu"),
+            array_types=(HOST_ARRAY, "pyopencl.array.Array"),
+        )
+    ]

@@ -1,0 +1,150 @@
+"""Devices, and the context and queue that serve each of them in this process.
+
+A forked child gets contexts of its own.  PoCL cannot give it any: its worker threads stay
+behind in the parent, and whatever a child asks of it waits for ever.  So a child whose parent
+had started PoCL is told so instead.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+
+import pyopencl as cl
+
+from convcore.spi import NoDevice
+
+DEVICE_VARIABLE = "CONVCORE_OPENCL_DEVICE"
+_POCL = "Portable Computing Language"
+_KINDS = {cl.device_type.GPU: "gpu", cl.device_type.ACCELERATOR: "accelerator", cl.device_type.CPU: "cpu"}
+_PREFERENCE = tuple(_KINDS.values())
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What it takes to run something on one device: made once per process, shared by its threads."""
+
+    device: cl.Device
+    context: cl.Context
+    queue: cl.CommandQueue
+
+
+@dataclass
+class _Process:
+    """What this process knows of OpenCL; a forked child starts a new one."""
+
+    pocl_left_behind: bool = False
+    devices: list[cl.Device] | None = None
+    runtimes: dict[cl.Device, Runtime] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+_process = _Process()
+
+
+def _start_anew() -> None:
+    global _process
+    started = _process.pocl_left_behind or any(d.platform.name == _POCL for d in _process.devices or ())
+    _process = _Process(pocl_left_behind=started)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
+
+
+def kind(device: cl.Device) -> str:
+    """Return "gpu", "accelerator" or "cpu"."""
+    return next((name for flag, name in _KINDS.items() if device.type & flag), "accelerator")
+
+
+def all_devices() -> list[cl.Device]:
+    """List every device of every platform, in the drivers' order; what follows "opencl:" counts along it.
+
+    Raises
+    ------
+    NoDevice
+        If there is none, or if PoCL was running when this process was forked.
+    """
+    process = _process
+    with process.lock:
+        if process.devices is None:
+            process.devices = _enumerate(process.pocl_left_behind)
+        return process.devices
+
+
+def _enumerate(pocl_left_behind: bool) -> list[cl.Device]:
+    if pocl_left_behind:
+        raise NoDevice(
+            "PoCL was in use when this process was forked, and its threads do not survive that; "
+            "start worker processes with the 'spawn' method, or use OpenCL in them only"
+        )
+    try:
+        platforms = cl.get_platforms()
+    except cl.Error as error:
+        raise NoDevice(f"no OpenCL driver is installed ({error})") from error
+    devices = [device for platform in platforms for device in _devices_of(platform)]
+    if not devices:
+        names = ", ".join(platform.name for platform in platforms) or "none"
+        raise NoDevice(f"no OpenCL driver offers a device (drivers: {names})")
+    return devices
+
+
+def _devices_of(platform: cl.Platform) -> list[cl.Device]:
+    try:
+        return list(platform.get_devices())
+    except cl.Error:  # a driver without its hardware says DEVICE_NOT_FOUND
+        return []
+
+
+def choose(wanted: str = "") -> cl.Device:
+    """Return the device a user means.
+
+    Parameters
+    ----------
+    wanted : str
+        An index into :func:`all_devices` or a part of a name; if empty, the variable
+        ``CONVCORE_OPENCL_DEVICE`` says it, then ``PYOPENCL_CTX`` in PyOpenCL's own way,
+        then a GPU comes before an accelerator, and that before a CPU.
+
+    Raises
+    ------
+    NoDevice
+        If no device fits, naming those there are.
+    """
+    devices = all_devices()
+    if wanted:
+        return _find(devices, wanted, f"'opencl:{wanted}'")
+    if os.environ.get(DEVICE_VARIABLE):
+        return _find(devices, os.environ[DEVICE_VARIABLE], DEVICE_VARIABLE)
+    if os.environ.get("PYOPENCL_CTX"):
+        return _by_pyopencl()
+    return min(devices, key=lambda device: _PREFERENCE.index(kind(device)))
+
+
+def _find(devices: list[cl.Device], wanted: str, asked_by: str) -> cl.Device:
+    if wanted.isdecimal():
+        found = devices[int(wanted) : int(wanted) + 1]
+    else:
+        found = [device for device in devices if wanted.lower() in device.name.lower()]
+    if not found:
+        there = ", ".join(f"{index} ({device.name.strip()})" for index, device in enumerate(devices))
+        raise NoDevice(f"{asked_by} asks for device {wanted!r}, there are: {there}")
+    return found[0]
+
+
+def _by_pyopencl() -> cl.Device:
+    try:
+        return cl.choose_devices(interactive=False)[0]
+    except Exception as error:
+        raise NoDevice(f"PYOPENCL_CTX={os.environ['PYOPENCL_CTX']!r} names no device: {error}") from error
+
+
+def runtime(device: cl.Device) -> Runtime:
+    """Return this process's context and queue for a device, making them the first time."""
+    process = _process
+    with process.lock:
+        if device not in process.runtimes:
+            context = cl.Context([device])
+            process.runtimes[device] = Runtime(device, context, cl.CommandQueue(context))
+        return process.runtimes[device]
