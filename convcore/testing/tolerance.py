@@ -1,0 +1,107 @@
+"""How far from the reference a result may be.
+
+An element may be wrong by ``c * eps * sqrt(length) * scale``, where eps is that of the dtype
+sums are kept in, length the number of products summed, and scale the same correlation of the
+operands' magnitudes.  Rounding errors that walk at random stay within it; a wrong product
+does not (Higham and Mary, "A new approach to probabilistic rounding error analysis", section 3).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from convcore.problem import Problem
+from convcore.testing.oracle import Array, reference
+
+#: c, by algorithm.  One that sums the products of the formula, in whatever order, is held to that of
+#: "direct", three times the worst measured; an algorithm that transforms its operands has a row of its own.
+ERROR_CONSTANTS = {"direct": 2.0}
+
+
+def accumulation_dtype(problem: Problem) -> np.dtype[Any]:
+    """Return the dtype sums are kept in: the result's, but at least float32."""
+    return np.promote_types(problem.result_dtype, np.float32)
+
+
+def allowed_error(
+    problem: Problem, first: Array, second: Array | None = None, bias: Array | None = None, algorithm: str = "direct"
+) -> Array:
+    """Return the error allowed to each element of a floating or complex result, of the result's shape.
+
+    Parameters
+    ----------
+    problem, first, second, bias
+        As for :func:`convcore.testing.oracle.reference`.
+    algorithm : str
+        The name of the plan's algorithm, for its constant c.
+
+    Notes
+    -----
+    Two additions to the rule: the smallest normal number, because a device may flush smaller
+    ones to zero, and where the result is stored in half precision, one unit in the last place.
+    """
+    scale = reference(
+        dataclasses.replace(problem, fill_value=abs(problem.fill_value)), np.abs(first), _abs(second), _abs(bias)
+    )
+    limits = np.finfo(accumulation_dtype(problem))
+    length = problem.reduction_length + problem.bias
+    constant = ERROR_CONSTANTS.get(algorithm, ERROR_CONSTANTS["direct"])
+    allowed = constant * limits.eps * math.sqrt(length) * scale + limits.smallest_normal
+    if problem.result_dtype == np.float16:
+        allowed += np.spacing(scale.astype(np.float16))
+    return np.asarray(allowed)
+
+
+def assert_within(
+    result: Array,
+    problem: Problem,
+    first: Array,
+    second: Array | None = None,
+    bias: Array | None = None,
+    algorithm: str = "direct",
+) -> None:
+    """Compare a result with the reference.
+
+    Integers must be equal.  NaN and infinities must stand where the reference has them; of a
+    complex element only whether it is finite is compared.
+
+    Raises
+    ------
+    AssertionError
+        Naming the worst element: its index, value, expected value, error and allowed error.
+    """
+    assert result.shape == problem.result_shape, f"shape is {result.shape}, must be {problem.result_shape}: {problem}"
+    assert result.dtype == problem.result_dtype, f"dtype is {result.dtype}, must be {problem.result_dtype}: {problem}"
+    expected = reference(problem, first, second, bias)
+    if result.dtype.kind == "i":
+        _report(result != expected, np.abs(result - expected), np.zeros(result.shape), result, expected, problem)
+        return
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(expected)
+        same = np.isfinite(result) == finite
+        if result.dtype.kind == "f":
+            same &= finite | (result == expected) | (np.isnan(result) & np.isnan(expected))
+        _report(~same, ~same, np.zeros(result.shape), result, expected, problem)
+        error = np.where(finite, np.abs(result - expected), 0)
+        allowed = np.where(finite, allowed_error(problem, first, second, bias, algorithm), 1)
+    _report(error > allowed, error / allowed, allowed, result, expected, problem)
+
+
+def _abs(operand: Array | None) -> Array | None:
+    return None if operand is None else np.abs(operand)
+
+
+def _report(wrong: Array, badness: Array, allowed: Array, result: Array, expected: Array, problem: Problem) -> None:
+    """Raise if any element is wrong, naming the one where ``badness`` is greatest."""
+    if not wrong.any():
+        return
+    index = np.unravel_index(np.argmax(np.where(wrong, badness, -1)), result.shape)
+    got, want = result[index], expected[index]
+    raise AssertionError(
+        f"{wrong.sum()} of {wrong.size} elements are wrong; the worst, at {tuple(map(int, index))}, is {got}, "
+        f"must be {want}: error {abs(got - want)}, allowed {allowed[index]}: {problem}"
+    )
