@@ -11,7 +11,7 @@ import numpy as np
 
 from convcore import calls, config, normalise, select
 from convcore.normalise import Geometry, Operand
-from convcore.problem import ReceptiveField, compose_receptive_field
+from convcore.problem import ReceptiveField, Shape4, compose_receptive_field
 from convcore.registry import BackendInfo, registry
 from convcore.spi import Plan
 
@@ -89,7 +89,7 @@ def conv2d(
 def conv2d_grad_input(
     grad_out: Array,
     weight: Array,
-    input_shape: tuple[int, int, int, int],
+    input_shape: tuple[int, ...],
     *,
     stride: Any = 1,
     padding: Any = 0,
@@ -130,7 +130,7 @@ def conv2d_grad_input(
 def conv2d_grad_weight(
     x: Array,
     grad_out: Array,
-    weight_shape: tuple[int, int, int, int],
+    weight_shape: tuple[int, ...],
     *,
     stride: Any = 1,
     padding: Any = 0,
@@ -315,8 +315,8 @@ def _corr2d(
 
 
 def output_shape(
-    input_shape: tuple[int, int, int, int],
-    weight_shape: tuple[int, int, int, int],
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
     *,
     stride: Any = 1,
     padding: Any = 0,
@@ -340,11 +340,15 @@ def output_shape(
     TypeError, ValueError
         As :func:`conv2d` would.
     """
-    fn = "output_shape"
+    return _output_shape(
+        "output_shape", input_shape, weight_shape, Geometry(stride, padding, dilation, groups, layout=layout)
+    )
+
+
+def _output_shape(fn: str, input_shape: Any, weight_shape: Any, geometry: Geometry) -> Shape4:
     float32 = np.dtype(np.float32)
     x = Operand("input_shape", normalise.shape4(fn, "input_shape", input_shape), float32)
     weight = Operand("weight_shape", normalise.shape4(fn, "weight_shape", weight_shape), float32)
-    geometry = Geometry(stride, padding, dilation, groups, layout=layout)
     problem = normalise.forward(fn, x, weight, None, geometry)
     return problem.in_memory(problem.output_shape)
 
@@ -411,7 +415,7 @@ def as_matrix(k: Array, input_shape: tuple[int, int]) -> np.ndarray[Any, Any]:
     k = normalise.as_array(fn, "k", k)
     normalise.operand(fn, "k", k, ndim=2)
     height, width = normalise.pair(fn, "input_shape", tuple(input_shape), 1)
-    _, _, p, q = output_shape((1, 1, height, width), (1, 1, *k.shape))
+    _, _, p, q = _output_shape(fn, (1, 1, height, width), (1, 1, *k.shape), Geometry())
     matrix = np.zeros((p, q, height, width), k.dtype)
     rows, columns = np.ogrid[:p, :q]
     for r, s in np.ndindex(k.shape):

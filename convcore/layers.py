@@ -32,7 +32,7 @@ class Parameter:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the array."""
-        return self._value.shape
+        return tuple(self._value.shape)
 
     def data(self) -> Array:
         """Return the array itself: writing to it changes the layer."""
@@ -189,7 +189,7 @@ class Conv2D:
         if not self._parameters:
             self._infer(x)
         bias = self._parameters["bias"].data() if self.use_bias else None
-        y = api.conv2d(x, self._parameters["weight"].data(), bias, **self._geometry(), backend=self.backend)
+        y: Array = api.conv2d(x, self._parameters["weight"].data(), bias, **self._geometry(), backend=self.backend)
         self._input = x
         return y
 
@@ -214,7 +214,9 @@ class Conv2D:
         if self._input is None:
             raise RuntimeError("Conv2D: backward needs the input of a call, and the layer has not been called")
         weight, geometry = self._parameters["weight"], self._geometry()
-        grad_input = api.conv2d_grad_input(grad_out, weight.data(), self._input.shape, **geometry, backend=self.backend)
+        grad_input: Array = api.conv2d_grad_input(
+            grad_out, weight.data(), self._input.shape, **geometry, backend=self.backend
+        )
         grads = {
             "weight": api.conv2d_grad_weight(self._input, grad_out, weight.shape, **geometry, backend=self.backend)
         }

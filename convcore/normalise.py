@@ -100,14 +100,14 @@ def operand(fn: str, name: str, array: Any, ndim: int = 4) -> Operand:
 
 def check_dtype(fn: str, name: str, dtype: Any) -> np.dtype[Any]:
     """Return the dtype in native byte order, refusing what cannot be correlated."""
-    dtype = np.dtype(dtype)
-    if dtype.kind not in "fciu":
-        raise TypeError(f"{fn}: `{name}` must be floating, complex or integer, got dtype {dtype}")
-    if dtype.kind == "u" and dtype.itemsize == 8:
+    native: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
+    if native.kind not in "fciu":
+        raise TypeError(f"{fn}: `{name}` must be floating, complex or integer, got dtype {native}")
+    if native.kind == "u" and native.itemsize == 8:
         raise TypeError(
             f"{fn}: `{name}` must not be uint64, its products do not fit int64; convert it with .astype('int64')"
         )
-    return dtype if dtype.isnative else dtype.newbyteorder("=")
+    return native
 
 
 def result_dtype(fn: str, first: Operand, second: Operand) -> np.dtype[Any]:
@@ -292,15 +292,14 @@ def transpose(
             )
         reach = dilation * (kernel[axis] - 1)
         whole = (size[axis] - 1) * stride + reach + 1
-        amount, grown = _transpose_padding(fn, geometry.padding, axis, whole, size[axis] * stride, reach)
+        amount, lacking = _transpose_padding(fn, geometry.padding, axis, whole, size[axis] * stride, reach)
         padding.append(amount)
-        result.append(whole - sum(amount) + grown + extra[axis])
-        if result[axis] < 1:
-            raise ValueError(
-                f"{fn}: the result must not be empty, got {result[0]} rows"
-                + (f" and {result[1]} columns" if axis else "")
-                + f" from input {_shape(tuple(size))}, kernel {_shape(kernel)}, padding {amount}"
-            )
+        result.append(whole - sum(amount) + lacking + extra[axis])
+    if min(result) < 1:
+        raise ValueError(
+            f"{fn}: the result must not be empty, got {_shape(result)} "
+            f"from input {_shape(size)}, kernel {_shape(kernel)}, padding {tuple(padding)}"
+        )
     settings["padding"] = (padding[0], padding[1])
     return Problem(
         "grad_input",
@@ -335,7 +334,7 @@ def _problem(
 ) -> Problem:
     """Check the one shape rule of the correlation and put the problem together."""
     n, in_channels, *size = input_shape
-    _check_weight_shape(fn, "weight" if op != "grad_weight" else "weight_shape", weight_shape)
+    _check_weight_shape(fn, "weight_shape" if op == "grad_weight" else operands[1].name, weight_shape)
     out_channels, per_group, *kernel = weight_shape
     groups, stride, dilation = settings["groups"], settings["stride"], settings["dilation"]
     _check_groups(fn, groups, in_channels=in_channels)
@@ -396,24 +395,22 @@ def _fill_value(fn: str, settings: dict[str, Any], dtype: np.dtype[Any], value: 
         if value != 0:
             raise ValueError(f"{fn}: `fill_value` needs boundary='constant', got boundary={settings['boundary']!r}")
         return 0.0
-    with np.errstate(all="ignore"):
-        try:
-            held = np.asarray(value).astype(dtype, casting="unsafe").item()
-        except (OverflowError, ValueError):
-            held = None
-    if held is None or not _holds(dtype, value, held):
+    if not _holds(dtype, value):
         raise ValueError(f"{fn}: `fill_value` must be representable in {dtype}, got {value!r}")
-    if held != held:
-        return _NAN if dtype.kind == "f" else held
-    return held + 0 if dtype.kind == "c" else type(held)(held or 0)  # -0.0 and 0.0 are one problem
+    held = dtype.type(value).item()
+    number: complex = _NAN if held != held else held + 0  # adding 0 makes 0.0 of -0.0
+    return number
 
 
-def _holds(dtype: np.dtype[Any], value: Any, held: Any) -> bool:
+def _holds(dtype: np.dtype[Any], value: Any) -> bool:
+    """Whether a number keeps its meaning in a dtype: exactly in integers, finite where it was finite elsewhere."""
     if dtype.kind in "iu":
-        return bool(value == held)
-    if isinstance(value, (complex, np.complexfloating)) and dtype.kind == "f":
+        limits = np.iinfo(dtype)
+        return bool(limits.min <= value.real <= limits.max and value == int(value.real))
+    if dtype.kind == "f" and isinstance(value, (complex, np.complexfloating)):
         return False
-    return bool(np.isfinite(held) or not np.isfinite(value))
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(dtype.type(value)) or not np.isfinite(value))
 
 
 def _drop_boundary(settings: dict[str, Any]) -> dict[str, Any]:

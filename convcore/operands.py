@@ -44,16 +44,27 @@ def run_on_host(plan: Plan, first: Any, second: Any, bias: Any, out: Any) -> Any
         check_overflow(fn, problem, first, second, bias)
     if out is None:
         out = np.empty(problem.result_shape, problem.result_dtype)
-        plan.run(first, second, bias, out)
+        _run(plan, first, second, bias, out)
         return out
     check_out(fn, problem, out, (*zip(names, arrays, strict=True), ("bias", bias)))
     flags = out.flags
     direct = flags.c_contiguous and flags.aligned and out.dtype.isnative
     target = out if direct else np.empty(problem.result_shape, problem.result_dtype)
-    plan.run(first, second, bias, target)
+    _run(plan, first, second, bias, target)
     if target is not out:
         np.copyto(out, target)
     return out
+
+
+def _run(plan: Plan, *arrays: Any) -> None:
+    """Run a plan, and write on whatever it raises which backend that comes from."""
+    try:
+        plan.run(*arrays)
+    except Exception as error:
+        error.convcore_backend = plan.backend  # type: ignore[attr-defined]
+        if hasattr(error, "add_note"):  # Python 3.11
+            error.add_note(f"raised by backend {plan.backend!r}, algorithm {plan.algorithm!r}, op {plan.problem.op!r}")
+        raise
 
 
 def canonical(fn: str, name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -94,7 +105,7 @@ def check_out(fn: str, problem: Problem, out: Any, operands: tuple[tuple[str, An
 
 def _overlap(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=1000)
+        return bool(np.shares_memory(a, b, max_work=1000))  # type: ignore[arg-type]  # the stubs know -1 and 0 only
     except (np.exceptions.TooHardError, OverflowError):
         return True
 

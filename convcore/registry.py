@@ -63,6 +63,7 @@ class Registry:
     def __post_init__(self) -> None:
         self.manager.add_hookspecs(hookspecs)
         self._instances: dict[tuple[str, str], Backend] = {}
+        self._provided: dict[str, list[str]] = {}
         self._lock = threading.RLock()
 
     # ------------------------------------------------------------ discovery
@@ -93,17 +94,16 @@ class Registry:
                 self.manager.unregister(name=name)
             self._mark_broken(name, f"plugin {name!r} is broken", error)
             return
+        self._provided[name] = [spec.name for spec in specs]
         for spec in specs:
             self._add_spec(spec, distribution or name)
 
     def remove_plugin(self, name: str) -> None:
         """Forget a plugin that was added, and its backends."""
-        plugin = self.manager.unregister(name=name)
-        for group in [plugin.convcore_backends()] if hasattr(plugin, "convcore_backends") else []:
-            for spec in group:
-                self.specs.pop(spec.name, None)
-                for key in [key for key in self._instances if key[0] == spec.name]:
-                    del self._instances[key]
+        self.manager.unregister(name=name)
+        for provided in self._provided.pop(name, ()):
+            self.specs.pop(provided, None)
+            self._instances = {key: value for key, value in self._instances.items() if key[0] != provided}
 
     def _add_spec(self, spec: BackendSpec, distribution: str) -> None:
         if spec.name in self.specs:
@@ -174,7 +174,8 @@ class Registry:
         ]
 
     def _describe(self, spec: BackendSpec) -> BackendInfo:
-        state, reason, devices = "ready", "", ()
+        state, reason = "ready", ""
+        devices: tuple[Device, ...] = ()
         try:
             found = self.backend(spec.name).probe()
             if isinstance(found, str):

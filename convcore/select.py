@@ -211,8 +211,9 @@ def plan_for(name: str, problem: Problem) -> Plan:
     plan = cache.by_problem.get(key)
     if plan is None:
         plan = registry().backend(name).plan(problem)
+        plan.backend = name
         if registry().observed:
-            plan = ObservedPlan(name, plan)
+            plan = ObservedPlan(plan)
         cache.by_problem[key] = plan
     return plan
 
@@ -256,9 +257,9 @@ def explain(problem: Problem, setting: Setting) -> Explanation:
 class ObservedPlan(Plan):
     """A plan that tells the plugins that want to know when a call has finished."""
 
-    def __init__(self, backend: str, plan: Plan) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__(plan.problem)
-        self.backend, self.plan = backend, plan
+        self.backend, self.plan = plan.backend, plan
         self.algorithm, self.workspace_bytes, self.notes = plan.algorithm, plan.workspace_bytes, plan.notes
 
     def run(self, first: Any, second: Any, bias: Any, out: Any) -> None:

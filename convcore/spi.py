@@ -95,6 +95,8 @@ class Plan(ABC):
     Attributes
     ----------
     problem : Problem
+    backend : str
+        The backend's name, filled in by the core.
     algorithm : str
         The name of the algorithm, as ``algorithm=`` accepts it.
     workspace_bytes : int
@@ -103,6 +105,7 @@ class Plan(ABC):
         What the choice rests on, for ``explain()``; may be empty.
     """
 
+    backend: str = ""
     algorithm: str = "direct"
     workspace_bytes: int = 0
     notes: str = ""
