@@ -64,7 +64,7 @@ def run(console: Console, output: Path) -> None:
     """Do the main job, telling of it on a console, and write its picture."""
     import skimage.data
 
-    photograph = np.asarray(skimage.data.camera(), np.float32) / 255
+    photograph: Image = np.divide(skimage.data.camera(), 255, dtype=np.float32)
     console.print(f"[bold]Edges of a photograph[/] ({photograph.shape[0]} by {photograph.shape[1]} pixels, float32)")
     results = {}
     for info in convcore.backends():
@@ -72,7 +72,8 @@ def run(console: Console, output: Path) -> None:
             with console.status(f"computing with {info.name} on {info.devices[0].name}"):
                 results[info.name] = find_edges(photograph, info.name)
         else:
-            console.print(f"  {info.name} was left out ({info.state}): {info.reason}. {info.install_hint}")
+            remedy = f"; to add it: {info.install_hint}" if info.install_hint else ""
+            console.print(escape(f"  {info.name} was left out ({info.state}): {info.reason}{remedy}"), soft_wrap=True)
     console.print(_timings(results))
     for one, other in combinations(results, 2):
         console.print(f"  largest difference between {one} and {other}: {difference(results[one], results[other]):.1e}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,14 @@ KERNELS: dict[str, NDArray[np.float32]] = {
     "box": np.full((3, 3), 1 / 9, np.float32),
     "edge": np.array([[1, -1]], np.float32),
     "emboss": np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], np.float32),
-    "gaussian": np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]).astype(np.float32) / 256,
+    "gaussian": np.array(np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256, np.float32),
     "identity": np.ones((1, 1), np.float32),
     "laplacian": np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32),
-    "prewitt-x": np.array([[-1, 0, 1]] * 3, np.float32),
-    "prewitt-y": np.array([[-1, 0, 1]] * 3, np.float32).T,
-    "scharr-x": np.array([[-3, 0, 3], [-10, 0, 10], [-3, 0, 3]], np.float32),
-    "scharr-y": np.array([[-3, 0, 3], [-10, 0, 10], [-3, 0, 3]], np.float32).T,
     "sharpen": np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]], np.float32),
-    "sobel-x": np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32),
-    "sobel-y": np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32).T,
 }
+for _name, _smooth in (("prewitt", (1, 1, 1)), ("scharr", (3, 10, 3)), ("sobel", (1, 2, 1))):
+    KERNELS[f"{_name}-x"] = np.array(np.outer(_smooth, (-1, 0, 1)), np.float32)
+    KERNELS[f"{_name}-y"] = KERNELS[f"{_name}-x"].T
 
 #: How real-valued results become pixels of the input's depth.
 PIXELS = ("clip", "absolute", "offset", "stretch")
@@ -59,13 +56,8 @@ def parse_kernel(text: str) -> NDArray[np.float32]:
 def read_image(path: Path) -> NDArray[Any]:
     """Return the pixels of an image file as (H, W) or (H, W, channels), uint8 or uint16."""
     with path.open("rb") as file:
-        is_png_16 = file.read(8) == b"\x89PNG\r\n\x1a\n" and file.read(17)[-1:] == b"\x10"
-    if is_png_16:  # Pillow would cut 16-bit colours down to 8 bits
-        import png
-
-        width, height, rows, info = png.Reader(str(path)).asDirect()
-        pixels = np.vstack([np.asarray(row, np.uint16) for row in rows]).reshape(height, width, info["planes"])
-        return pixels[:, :, 0] if info["planes"] == 1 else pixels
+        if file.read(8) == b"\x89PNG\r\n\x1a\n" and file.read(17)[-1:] == b"\x10":
+            return _read_png_of_16_bits(file)
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -79,6 +71,16 @@ def read_image(path: Path) -> NDArray[Any]:
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{path} must have 8 or 16 bits a channel, got {pixels.dtype}")
     return pixels
+
+
+def _read_png_of_16_bits(file: BinaryIO) -> NDArray[Any]:
+    """Read what Pillow would cut down to 8 bits."""
+    import png
+
+    file.seek(0)
+    width, height, rows, info = png.Reader(file).asDirect()
+    pixels = np.array([np.asarray(row) for row in rows], np.uint16).reshape(height, width, info["planes"])
+    return pixels[:, :, 0] if info["planes"] == 1 else pixels
 
 
 def write_image(path: Path, pixels: NDArray[Any]) -> None:

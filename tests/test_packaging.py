@@ -1,0 +1,38 @@
+"""What is installed with the package, and how little importing it costs."""
+
+import subprocess
+import sys
+from importlib.metadata import distribution
+from importlib.resources import files
+
+import pytest
+
+import convcore
+
+HEAVY = ("matplotlib", "platformdirs", "pyopencl", "pytest", "rich", "scipy", "skimage", "torch", "typer")
+
+
+@pytest.mark.parametrize("module", ["convcore", "convcore.cli", "convcore_cpu", "convcore_numpy", "convcore_opencl"])
+def test_importing_is_light(module):
+    code = f"import sys, {module}; print(*(name for name in {HEAVY} if name in sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
+
+
+def test_entry_points():
+    ours = {(point.group, point.name): point.value for point in distribution("convcore").entry_points}
+    assert ours == {
+        ("console_scripts", "convcore"): "convcore.cli:main",
+        ("convcore", "cpu"): "convcore_cpu",
+        ("convcore", "numpy"): "convcore_numpy",
+        ("convcore", "opencl"): "convcore_opencl",
+        ("pytest11", "convcore"): "convcore.testing.plugin",
+    }
+
+
+def test_the_version_is_written_the_same_twice():
+    assert convcore.__version__ == distribution("convcore").version
+
+
+def test_the_package_says_that_it_is_typed():
+    assert files(convcore).joinpath("py.typed").is_file()
