@@ -1,0 +1,161 @@
+"""The Conv2D layer."""
+
+import numpy as np
+import pytest
+
+import convcore
+
+RNG = np.random.default_rng(3)
+
+
+@pytest.fixture(autouse=True, params=["numpy", "cpu", "opencl"])
+def backend(request):
+    with convcore.use(request.param):
+        yield
+
+
+def seed_image():
+    x = np.ones((1, 1, 6, 8), np.float32)
+    x[..., 2:6] = 0
+    return x
+
+
+def test_learns_the_edge_kernel_in_ten_steps():
+    x = seed_image()
+    target = convcore.corr2d(x, np.array([[1, -1]], np.float32))
+    layer = convcore.Conv2D(1, kernel_size=(1, 2), use_bias=False)
+    layer.initialize(seed=0)
+    losses = []
+    for _ in range(10):
+        error = layer(x) - target
+        losses.append(float((error**2).sum()))
+        layer.zero_grad()
+        layer.backward(2 * error)
+        layer.weight.data()[:] -= 0.03 * layer.weight.grad()
+    assert losses == sorted(losses, reverse=True)
+    np.testing.assert_allclose(layer.weight.data().ravel(), [1, -1], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {},
+        {"strides": 2, "padding": "same"},
+        {"padding": ((1, 0), (2, 1)), "dilation": (1, 2)},
+        {"groups": 2, "use_bias": False},
+        {"layout": "NHWC"},
+    ],
+    ids=str,
+)
+def test_backward_against_finite_differences(keywords):
+    layer = convcore.Conv2D(4, (3, 2), **keywords)
+    layer.initialize(seed=1)
+    x = RNG.standard_normal((2, 2, 6, 7) if layer.layout == "NCHW" else (2, 6, 7, 2))
+    g = RNG.standard_normal(layer(x).shape)
+    grad_input = layer.backward(g)
+    wanted = [(x, grad_input)] + [(p.data(), p.grad().copy()) for p in layer.parameters().values()]
+    for array, grad in wanted:
+        for index in [tuple(RNG.integers(size) for size in array.shape) for _ in range(5)]:
+            value, step = array[index], 1e-3
+            array[index] = value + step
+            above = (layer(x) * g).sum()
+            array[index] = value - step
+            below = (layer(x) * g).sum()
+            array[index] = value
+            assert grad[index] == pytest.approx((above - below) / (2 * step), rel=1e-6, abs=1e-8)
+
+
+def test_shape_and_dtype_come_from_the_first_input():
+    layer = convcore.Conv2D(6, 3, groups=3)
+    layer(np.zeros((1, 9, 5, 5)))
+    assert layer.in_channels == 9
+    assert layer.weight.shape == (6, 3, 3, 3)
+    assert layer.weight.data().dtype == np.float64
+    with pytest.raises(ValueError, match="second axis"):
+        layer(np.zeros((1, 6, 5, 5)))
+
+
+def test_seed_makes_the_same_weights():
+    layers = [convcore.Conv2D(4, 3, in_channels=2) for _ in range(3)]
+    for layer, seed in zip(layers, (5, 5, 6), strict=True):
+        layer.initialize(seed)
+    first, same, other = (layer.weight.data() for layer in layers)
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+    assert abs(first).max() <= 18**-0.5
+    assert not layers[0].bias.data().any()
+
+
+@pytest.mark.parametrize("initializer", ["ones", 1, np.ones((4, 2, 3, 3)), lambda rng, shape: np.ones(shape)], ids=repr)
+def test_initializers(initializer):
+    layer = convcore.Conv2D(4, 3, in_channels=2, weight_initializer=initializer)
+    assert (layer.weight.data() == 1).all()
+    layer.weight.data()[0] = 2
+    assert (layer.weight.data()[0] == 2).all()
+
+
+def test_gradients_add_up_until_zeroed():
+    layer = convcore.Conv2D(1, 2)
+    y = layer(seed_image())
+    layer.backward(np.ones_like(y))
+    once = layer.weight.grad().copy()
+    layer.backward(np.ones_like(y))
+    np.testing.assert_array_equal(layer.weight.grad(), 2 * once)
+    layer.zero_grad()
+    assert not layer.weight.grad().any()
+    assert not layer.bias.grad().any()
+
+
+def test_failed_backward_changes_no_gradient():
+    layer = convcore.Conv2D(1, 2)
+    layer(seed_image())
+    with pytest.raises(ValueError, match="grad_out"):
+        layer.backward(np.ones((1, 1, 2, 2), np.float32))
+    assert not layer.weight.grad().any()
+
+
+def test_state_survives_a_file(tmp_path):
+    path = tmp_path / "layer.npz"
+    layer = convcore.Conv2D(4, 3, in_channels=2)
+    state = layer.state_dict(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["layer.npz"]
+    assert sorted(state) == ["bias", "weight"]
+    other = convcore.Conv2D(4, 3)
+    other.load_state_dict(path)
+    assert other.in_channels == 2
+    np.testing.assert_array_equal(other.weight.data(), layer.weight.data())
+    state["weight"][:] = 0
+    assert layer.weight.data().any()
+    view = other.weight.data()
+    other.load_state_dict(state)
+    assert not view.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda s: s.pop("bias"), KeyError, "'Conv2D: a state must hold weight, bias, got weight'"),
+        (lambda s: s.update(gain=1), KeyError, "'Conv2D: a state must hold weight, bias, got bias, gain, weight'"),
+        (
+            lambda s: s.update(bias=np.zeros(5, np.float32)),
+            ValueError,
+            "Conv2D: `bias` must have shape (4,), got (5,)",
+        ),
+        (
+            lambda s: s.update(weight=s["weight"] * 1j),
+            TypeError,
+            "Conv2D: `weight` must be castable to float32, got complex64",
+        ),
+    ],
+    ids=["missing", "unknown", "shape", "dtype"],
+)
+def test_bad_state_changes_nothing(change, error, message):
+    layer = convcore.Conv2D(4, 3, in_channels=2)
+    before = layer.state_dict()
+    state = {name: array + 1 for name, array in before.items()}
+    change(state)
+    with pytest.raises(error) as caught:
+        layer.load_state_dict(state)
+    assert str(caught.value) == message
+    for name, array in layer.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
