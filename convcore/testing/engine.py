@@ -71,7 +71,8 @@ class Engine:
         operands : tuple of ndarray or None
             first, second, bias.
         out : ndarray, optional
-            Where the result must be written.
+            Where the result must be written; by default it is computed twice, into memory that the
+            backend allocates and into memory full of wrong numbers.
 
         Returns
         -------
@@ -89,19 +90,25 @@ class Engine:
             return False
         before = [None if operand is None else operand.tobytes() for operand in operands]
         plan = self.plan(problem)
-        result = plan(*operands, out)
-        assert type(result) is np.ndarray, f"the result must be a numpy.ndarray, got {type(result).__name__}"
-        assert out is None or result is out, "a call with out= must return out itself"
+        for target in (None, poisoned(problem)) if out is None else (out,):
+            result = plan(*operands, target)
+            assert type(result) is np.ndarray, f"the result must be a numpy.ndarray, got {type(result).__name__}"
+            assert target is None or result is target, "a call with out= must return out itself"
+            native = result.astype(result.dtype.newbyteorder("="), copy=False)
+            assert_within(native, problem, *operands, algorithm=plan.algorithm)
         after = [None if operand is None else operand.tobytes() for operand in operands]
         assert before == after, f"an operand was changed: {problem}"
-        native = result.astype(result.dtype.newbyteorder("="), copy=False)
-        assert_within(native, problem, *operands, algorithm=plan.algorithm)
         return True
 
     def _verify_refusal(self, problem: Problem, reason: str) -> None:
         with pytest.raises(UnsupportedProblem) as refused:
             self.plan(problem)
         assert reason in str(refused.value), f"refused with other words than {reason!r}: {refused.value}"
+
+
+def poisoned(problem: Problem) -> Array:
+    """Return memory for the result, filled with NaN, or for integers with a number no result should be."""
+    return np.full(problem.result_shape, -(2**62) if problem.result_dtype.kind == "i" else np.nan, problem.result_dtype)
 
 
 @contextmanager
