@@ -6,22 +6,37 @@ and ``execute.py`` follows it.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from convcore.spi import Pair, Problem
 
-#: Work-items in a group where a kernel does not care.  Fixed, because PoCL compiles for each size anew.
+#: Work-items in a group.  Fixed, because PoCL compiles a kernel again for each size it is started with;
+#: one for tiles on a CPU, whose compilers would otherwise make vectors across work-items too.
 GROUP = 64
-#: A reduction over images is split until this many work-items share it ...
+#: A reduction over images is split until so many work-items share it: scalar ones, and tiles on a CPU ...
 ITEMS_WANTED = 16384
+TILES_WANTED = 256
 #: ... but never into more chunks than this, each of which costs a copy of the result.
 MOST_CHUNKS = 256
 
-Argument = str | Pair | np.generic
+#: Bytes of a vector of channels: a register of AVX2.  Wider vectors abort PoCL 3.0.
+VECTOR_BYTES = 32
+#: Accumulators of a tile of taps: 16 registers hold them, a gradient and a pixel.
+TAP_ACCUMULATORS = 12
+#: Pixels of a tile: the one with the least waste in a row is taken, so a specialisation has three at most.
+TILE_PIXELS = (8, 7, 4)
+#: Pixels of a row a tile may span; the kernel keeps them in registers or on the stack.
+WIDEST_SPAN = 128
+#: Below so many flops the direct kernels, which are compiled once for all geometries, are soon enough done.
+TILING_PAYS = 2_000_000
+
+_INT_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -35,8 +50,8 @@ class Launch:
     options : tuple of str
         The -D options it is built with.
     items, group : int
-        Work-items in all (rounded up to whole groups), and in a group.
-    buffers : tuple of str or None
+        Work-items that do something, and work-items in a group.
+    buffers : tuple of str
         The leading arguments, by name: "first", "second", "bias", "out" or one of the recipe's
         workspace.  Each is passed with the position of its first element.
     arguments : tuple
@@ -52,7 +67,7 @@ class Launch:
     group: int = GROUP
 
     @property
-    def sizes(self) -> tuple[int, int]:
+    def sizes(self) -> Pair:
         """Work-items in all, a multiple of the group, and in a group."""
         return -(-self.items // self.group) * self.group, self.group
 
@@ -66,61 +81,331 @@ class Recipe:
     workspace: dict[str, int] = field(default_factory=dict)
     notes: str = ""
 
+    @property
+    def workspace_bytes(self) -> int:
+        """Scratch memory in all."""
+        return sum(self.workspace.values())
 
-def recipe(problem: Problem) -> Recipe:
-    """Choose how a problem is computed."""
-    return direct(problem)
+
+# ---------------------------------------------------------------- the choice
+
+
+def recipe(problem: Problem, device_kind: str = "cpu") -> Recipe:
+    """Choose how a problem is computed; :func:`refusal` has nothing against it."""
+    if problem.algorithm is not None:
+        return ALGORITHMS[problem.algorithm](problem, device_kind)
+    if problem.flops >= TILING_PAYS and not _untiled(problem):
+        tiled = register_tile(problem, device_kind)
+        if problem.workspace_limit is None or tiled.workspace_bytes <= problem.workspace_limit:
+            return tiled
+    return direct(problem, device_kind)
+
+
+def refusal(problem: Problem, device_kind: str = "cpu") -> str:
+    """Return why a problem cannot be computed as it asks, in words; empty when it can."""
+    if max(_extents(problem)) > _INT_MAX:
+        return f"an extent of {max(_extents(problem))} pixels or channels is too large, at most {_INT_MAX}"
+    if problem.algorithm is None:
+        return ""
+    if problem.algorithm not in ALGORITHMS:
+        return f"algorithm {problem.algorithm!r} is unknown, known are {', '.join(ALGORITHMS)}"
+    if problem.algorithm == "register_tile" and _untiled(problem):
+        return f"algorithm 'register_tile' {_untiled(problem)}"
+    needed = recipe(problem, device_kind).workspace_bytes
+    if problem.workspace_limit is not None and needed > problem.workspace_limit:
+        return f"algorithm {problem.algorithm!r} needs {needed} bytes of workspace, the limit is {problem.workspace_limit}"
+    return ""
+
+
+def _extents(problem: Problem) -> Iterator[int]:
+    yield from problem.input_shape + problem.weight_shape + problem.output_shape
+    for size, taps, dilation, padding in zip(
+        problem.input_shape[2:], problem.weight_shape[2:], problem.dilation, problem.padding, strict=True
+    ):
+        yield size + sum(padding) + taps * dilation
+
+
+def _untiled(problem: Problem) -> str:
+    """Say why registers cannot tile a problem; empty when they can."""
+    if problem.op == "grad_bias":
+        return "does not compute grad_bias, which is a sum"
+    if problem.result_dtype.kind != "f":
+        return f"computes float32 and float64, not {problem.dtypes[0]}"
+    span = (max(TILE_PIXELS) - 1) * problem.stride[1] + (problem.weight_shape[3] - 1) * problem.dilation[1] + 1
+    if problem.op != "grad_weight" and span > WIDEST_SPAN:
+        return f"takes tiles that span {WIDEST_SPAN} pixels of a row, these span {span}"
+    return ""
 
 
 # ---------------------------------------------------------------- direct
 
 
-def direct(problem: Problem) -> Recipe:
+def direct(problem: Problem, device_kind: str) -> Recipe:
     """Compute the formula as it is written, one result element per work-item."""
+    options = type_options(problem)
     if problem.op == "grad_weight":
-        return _split(problem, "direct.cl", "grad_weight", ("first", "second"), (*_geometry(problem), _fill(problem)))
+        elements = math.prod(problem.weight_shape)
+        launch = Launch("direct.cl", "grad_weight", options, elements, ("first", "second"), (*_geometry(problem), _fill(problem)))
+        return _split(problem, launch, ITEMS_WANTED)
     if problem.op == "grad_bias":
-        return _split(problem, "sums.cl", "channel_sum", ("first",), _geometry(problem)[2:4])
+        launch = Launch("sums.cl", "channel_sum", options, problem.output_shape[1], ("first",), _geometry(problem)[2:4])
+        return _split(problem, launch, ITEMS_WANTED)
     items = math.prod(problem.result_shape)
     arguments = (*_geometry(problem), _fill(problem), np.int64(items))
-    buffers = ("first", "second", "bias", "out")
-    return Recipe("direct", (Launch("direct.cl", problem.op, type_options(problem), items, buffers, arguments),))
+    launch = Launch("direct.cl", problem.op, options, items, ("first", "second", "bias", "out"), arguments)
+    return Recipe("direct", (launch,))
 
 
-def _split(problem: Problem, file: str, function: str, operands: tuple[str, ...], arguments) -> Recipe:
-    """Split a reduction over images into chunks of rows, and add the chunks in their order."""
-    elements, rows = math.prod(problem.result_shape), problem.output_shape[0] * problem.output_shape[2]
-    chunks, per_chunk = split(problem, elements, rows)
-    target = "out" if chunks == 1 else "partial"
-    numbers = (np.int64(elements * chunks), np.int64(rows), np.int64(per_chunk))
-    options = type_options(problem)
-    first = Launch(file, function, options, elements * chunks, (*operands, target), (*arguments, *numbers))
-    if chunks == 1:
-        return Recipe("direct", (first,))
-    return Recipe("direct", (first, add_chunks(problem, chunks)), {"partial": chunks * _result_bytes(problem)})
-
-
-def split(problem: Problem, items: int, rows: int) -> Pair:
-    """Return (chunks, rows in each) for a reduction over ``rows`` rows of pixels that ``items`` work-items do."""
-    wanted = min(-(-ITEMS_WANTED // items), MOST_CHUNKS, rows)
+def _split(problem: Problem, launch: Launch, items_wanted: int, algorithm: str = "direct") -> Recipe:
+    """Let a launch do a reduction over images in chunks of rows, and add the chunks in their order."""
+    rows = problem.output_shape[0] * problem.output_shape[2]
+    result_bytes = math.prod(problem.result_shape) * problem.result_dtype.itemsize
+    wanted = min(-(-items_wanted // launch.items), MOST_CHUNKS, rows)
     if problem.workspace_limit is not None:
-        wanted = min(wanted, problem.workspace_limit // _result_bytes(problem))
-    per_chunk = -(-rows // max(wanted, 1))
-    return max(-(-rows // max(per_chunk, 1)), 1), per_chunk
-
-
-def add_chunks(problem: Problem, chunks: int) -> Launch:
-    """Add the copies of a result that the chunks of a reduction left in the buffer "partial"."""
+        wanted = min(wanted, problem.workspace_limit // result_bytes)
+    rows_each = -(-rows // max(wanted, 1))
+    chunks = max(-(-rows // max(rows_each, 1)), 1)
+    items = launch.items * chunks
+    split = replace(
+        launch,
+        items=items,
+        buffers=(*launch.buffers, "out" if chunks == 1 else "partial"),
+        arguments=(*launch.arguments, np.int64(items), np.int64(rows), np.int64(rows_each)),
+    )
+    if chunks == 1:
+        return Recipe(algorithm, (split,))
     elements = math.prod(problem.result_shape)
     arguments = np.int64(elements), np.int32(chunks)
-    return Launch("sums.cl", "add_chunks", type_options(problem), elements, ("partial", "out"), arguments)
+    addition = Launch("sums.cl", "add_chunks", type_options(problem), elements, ("partial", "out"), arguments)
+    return Recipe(algorithm, (split, addition), {"partial": chunks * result_bytes})
 
 
-def _result_bytes(problem: Problem) -> int:
-    return math.prod(problem.result_shape) * problem.result_dtype.itemsize
+# ---------------------------------------------------------------- register tile
 
 
-def _geometry(problem: Problem) -> tuple[Pair | np.generic, ...]:
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a dense correlation that writes every ``step``-th position of its result.
+
+    Position i of the grid reads input positions ``i * stride + t * dilation - before`` with taps t,
+    which are taps ``first_tap + t * tap_step`` of the weight.
+    """
+
+    taps: int
+    stride: int
+    dilation: int
+    before: int
+    grid: int
+    first: int = 0
+    step: int = 1
+    first_tap: int = 0
+    tap_step: int = 1
+
+
+def phases(size: int, taps: int, stride: int, dilation: int, before: int) -> Iterator[Axis]:
+    """Split one axis of grad_input into dense correlations, one for each phase of the stride.
+
+    Tap r carries output position p to input position h = p * stride + r * dilation - before, so the
+    positions h of one phase, h + before = phase (mod stride), have the same taps: every
+    (stride / gcd)-th.  A phase that no tap reaches has ``taps=0``.
+    Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", section 4.
+
+    Parameters
+    ----------
+    size : int
+        Of the input, in pixels.
+    taps, stride, dilation, before : int
+        Of the forward correlation; ``before`` is the padding at the start.
+    """
+    common = math.gcd(stride, dilation)
+    tap_step, dense = stride // common, dilation // common
+    for first in range(min(stride, size)):
+        grid = -(-(size - first) // stride)
+        reaching = [r for r in range(taps) if (first + before - r * dilation) % stride == 0]
+        if not reaching:
+            yield Axis(0, 1, 1, 0, grid, first, stride)
+            continue
+        # The gather runs from the last tap to the first: larger taps come from smaller positions.
+        position = (first + before - reaching[-1] * dilation) // stride
+        yield Axis(len(reaching), 1, dense, -position, grid, first, stride, reaching[-1], -tap_step)
+
+
+def register_tile(problem: Problem, device_kind: str) -> Recipe:
+    """Keep a tile of output channels by pixels, or by taps, in registers; what they share is packed first."""
+    if problem.op == "grad_weight":
+        return _weight_tile(problem, device_kind)
+    launches: list[Launch] = []
+    workspace: dict[str, int] = {}
+    for rows, columns in _dense_axes(problem):
+        packed = f"packed{len(workspace)}"
+        pack, correlate = _pixel_tile(problem, rows, columns, packed, device_kind)
+        workspace[packed] = max(pack.items, 1) * problem.result_dtype.itemsize
+        launches += [pack, correlate] if pack.items else [correlate]
+    tile = f"tile of {_lanes(problem)} channels x {_pixels(columns.grid)} pixels, {len(workspace)} launch(es)"
+    return Recipe("register_tile", tuple(launches), workspace, tile)
+
+
+def _dense_axes(problem: Problem) -> Iterator[tuple[Axis, Axis]]:
+    spatial = [
+        (size, taps, stride, dilation, padding[0])
+        for size, taps, stride, dilation, padding in zip(
+            problem.input_shape[2:], problem.weight_shape[2:], problem.stride, problem.dilation, problem.padding, strict=True
+        )
+    ]
+    if problem.op == "grad_input":
+        yield from itertools.product(phases(*spatial[0]), phases(*spatial[1]))
+    else:
+        grids = problem.output_shape[2:]
+        rows, columns = (Axis(*axis[1:], grid) for axis, grid in zip(spatial, grids, strict=True))
+        yield rows, columns
+
+
+def _pixel_tile(problem: Problem, rows: Axis, columns: Axis, packed: str, device_kind: str) -> tuple[Launch, Launch]:
+    """Return the launches that pack the weights and correlate, for one dense correlation."""
+    forward = problem.op == "forward"
+    source, result = (problem.input_shape, problem.output_shape)[:: 1 if forward else -1]
+    groups, lanes = problem.groups, _lanes(problem)
+    per_group, depth = result[1] // groups, source[1] // groups if rows.taps and columns.taps else 0
+    blocks = -(-per_group // lanes)
+    rows, columns = (replace(axis, taps=1) if axis.taps == 0 else axis for axis in (rows, columns))
+    image, result_size = source[2:], result[2:]
+    if _pointwise(rows, image[0], result_size[0]) and _pointwise(columns, image[1], result_size[1]):
+        rows, columns, image, result_size = _as_one_row(rows, columns, image)
+    pixels = _pixels(columns.grid)
+    options = (
+        *type_options(problem),
+        f"-DLANES={lanes}",
+        f"-DPIXELS={pixels}",
+        *_axis_options(rows.taps, rows.stride, rows.dilation, "H"),
+        *_axis_options(columns.taps, columns.stride, columns.dilation, "W"),
+        f"-DSKIP_OUTSIDE={int(not forward)}",
+    )
+    taps = problem.weight_shape[2:]
+    plane = math.prod(taps)
+    channel_steps = np.int64(problem.weight_shape[1] * plane), np.int64(plane)
+    pack = Launch(
+        "register_tile.cl",
+        "pack",
+        options,
+        groups * blocks * depth * rows.taps * columns.taps * lanes,
+        ("second", packed),
+        (
+            *(np.int32(per_group), np.int32(depth), taps),
+            np.int64(math.prod(problem.weight_shape) // groups),
+            *channel_steps[:: 1 if forward else -1],
+            (rows.first_tap, columns.first_tap),
+            (rows.tap_step, columns.tap_step),
+        ),
+    )
+    pack = replace(pack, arguments=(np.int64(pack.items), *pack.arguments))
+    items = result[0] * groups * blocks * rows.grid * -(-columns.grid // pixels)
+    arguments = (
+        *(np.int32(source[1]), image, np.int32(result[1]), result_size, np.int32(groups), np.int32(depth)),
+        (rows.before, columns.before),
+        (rows.grid, columns.grid),
+        (rows.step, columns.step),
+        (rows.first, columns.first),
+        *(_fill(problem), np.int64(items)),
+    )
+    buffers = ("first", packed, "bias", "out")
+    correlate = Launch("register_tile.cl", "correlate", options, items, buffers, arguments, _tile_group(device_kind))
+    return pack, correlate
+
+
+def _pointwise(axis: Axis, size: int, result_size: int) -> bool:
+    return (axis.taps, axis.stride, axis.before, axis.step) == (1, 1, 0, 1) and size == axis.grid == result_size
+
+
+def _as_one_row(rows: Axis, columns: Axis, image: Pair) -> tuple[Axis, Axis, Pair, Pair]:
+    """Treat an image as one long row, which a 1x1 weight cannot tell apart and tiles cover better."""
+    row = 1, math.prod(image)
+    return replace(rows, grid=1), replace(columns, grid=row[1]), row, row
+
+
+def _pixels(grid: int) -> int:
+    """Return the tile that covers a row of the grid in the least time; a tile costs about one pixel of its own."""
+    return min(TILE_PIXELS, key=lambda pixels: -(-grid // pixels) * (pixels + 1))
+
+
+def _lanes(problem: Problem) -> int:
+    return VECTOR_BYTES // problem.result_dtype.itemsize
+
+
+def _tile_group(device_kind: str) -> int:
+    return 1 if device_kind == "cpu" else GROUP
+
+
+def _axis_options(taps: int, stride: int, dilation: int, axis: str) -> tuple[str, ...]:
+    return f"-DTAPS_{axis}={taps}", f"-DSTRIDE_{axis}={stride}", f"-DDILATION_{axis}={dilation if taps > 1 else 1}"
+
+
+def _weight_tile(problem: Problem, device_kind: str) -> Recipe:
+    """Tile grad_weight: taps take the place of pixels."""
+    _, depth, *taps = problem.weight_shape
+    n, k, p, q = problem.output_shape
+    groups, lanes = problem.groups, _lanes(problem)
+    blocks = -(-(k // groups) // lanes)
+    height, width, channels = tap_tile((taps[0], taps[1]), depth)
+    options = (
+        *type_options(problem),
+        f"-DLANES={lanes}",
+        *(f"-DTILE_H={height}", f"-DTILE_W={width}", f"-DCHANNELS={channels}"),
+        *_axis_options(taps[0], problem.stride[0], problem.dilation[0], "H"),
+        *_axis_options(taps[1], problem.stride[1], problem.dilation[1], "W"),
+    )
+    geometry = _geometry(problem)
+    packed_items = n * groups * blocks * p * q * lanes
+    pack = Launch(
+        "weight_tile.cl", "pack", options, packed_items, ("second", "packed"), (*geometry[2:5], np.int64(packed_items))
+    )
+    tiles = -(-taps[0] // height) * -(-taps[1] // width) * -(-depth // channels)
+    arguments = (*geometry[:6], geometry[-1], _fill(problem))
+    correlate = Launch(
+        "weight_tile.cl",
+        "correlate",
+        options,
+        groups * blocks * tiles,
+        ("first", "packed"),
+        arguments,
+        _tile_group(device_kind),
+    )
+    wanted = TILES_WANTED if device_kind == "cpu" else ITEMS_WANTED
+    packed_bytes = packed_items * problem.result_dtype.itemsize
+    room = problem
+    if problem.workspace_limit is not None:
+        room = replace(problem, workspace_limit=max(problem.workspace_limit - packed_bytes, 0))
+    split = _split(room, correlate, wanted, "register_tile")
+    return Recipe(
+        "register_tile",
+        (pack, *split.launches) if packed_items else split.launches,
+        {"packed": max(packed_bytes, 1), **split.workspace},
+        f"tile of {lanes} channels x {channels} channels x {height}x{width} taps",
+    )
+
+
+def tap_tile(taps: Pair, depth: int) -> tuple[int, int, int]:
+    """Return the (rows, columns, channels) of taps that fill the accumulators best.
+
+    Tiles of one row or column of tiles are made equally large; channels are a power of two, so that
+    nothing is compiled for a particular depth.
+    """
+    width = _even(taps[1], TAP_ACCUMULATORS)
+    height = _even(taps[0], TAP_ACCUMULATORS // width)
+    most = min(TAP_ACCUMULATORS // (height * width), depth)
+    return height, width, 2 ** int(math.log2(most))
+
+
+def _even(size: int, most: int) -> int:
+    return -(-size // -(-size // most))
+
+
+ALGORITHMS: dict[str, Callable[[Problem, str], Recipe]] = {"direct": direct, "register_tile": register_tile}
+
+
+# ---------------------------------------------------------------- arguments and options
+
+
+def _geometry(problem: Problem) -> tuple[Any, ...]:
     return (
         np.int32(problem.input_shape[1]),
         problem.input_shape[2:],
@@ -138,13 +423,11 @@ def _fill(problem: Problem) -> np.generic:
     return problem.result_dtype.type(complex(problem.fill_value).real)
 
 
-# ---------------------------------------------------------------- options
-
 _C_TYPES = {"f4": "float", "f8": "double", "i1": "char", "i2": "short", "i4": "int", "i8": "long"}
 _C_TYPES |= {"u1": "uchar", "u2": "ushort", "u4": "uint"}
 
 
-def c_type(dtype: np.dtype) -> str:
+def c_type(dtype: np.dtype[Any]) -> str:
     """Return OpenCL C's name of a dtype."""
     return _C_TYPES[dtype.str[1:]]
 

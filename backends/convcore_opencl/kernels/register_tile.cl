@@ -1,0 +1,139 @@
+/*
+ * Purpose
+ *   Correlation with a tile of LANES output channels by PIXELS neighbouring pixels kept in registers by
+ *   each work-item: for CPU drivers, and for GPUs whose local memory is no faster than their cache.
+ *   It computes forward, and grad_input as one dense correlation for each phase of the stride.
+ *
+ * Formula
+ *   out[n, k, first + step * (i, j)] = bias[k] + sum_{c,r,s} packed[k,c,r,s]
+ *       * in[n, c, i * STRIDE_H + r * DILATION_H - before.x, j * STRIDE_W + s * DILATION_W - before.y]
+ *
+ * Operands
+ *   in      (N, channels, image.x, image.y)       in the layout of at()
+ *   out     (N, out_channels, result.x, result.y) in the layout of at(); written at the `grid` points only
+ *   weight  (out_channels, channels / groups, taps of the whole weight) in row-major order, any steps
+ *   packed  [groups][blocks][depth][TAPS_H][TAPS_W][LANES], where a block is LANES output channels of a
+ *           group, the last one filled up with zeros; index(b, c, r, s) = ((b * depth + c) * TAPS_H + r) * TAPS_W + s
+ *   bias    one value per output channel, or NULL
+ *   The number after a buffer is where its first element is.
+ *
+ * Tunables
+ *   LANES   4 or 8        elements of a vector; wider ones abort PoCL 3.0
+ *   PIXELS  1 to 16       pixels of a row in a tile; PIXELS accumulators of LANES elements should fit the
+ *                         registers: 8 of float8 are 8 of the 16 of AVX2, 64 of a GPU's 255
+ *
+ * Blocking
+ *   No __local memory, no barrier.  For each tap: one vector of weights, PIXELS broadcast pixels, PIXELS
+ *   multiply-adds, written a * b + c because PoCL makes a call of mad() and fma().
+ *
+ * The caller guarantees
+ *   items = images * blocks * groups * tiles; more work-items do nothing.  depth is channels / groups, or 0
+ *   for a phase of the stride that no tap reaches, which leaves the bias alone.
+ *
+ * Edges
+ *   Tiles whose pixels are all inside read them directly; others look each one up.  What lies outside is the
+ *   fill value, or with SKIP_OUTSIDE (grad_input) does not exist, and then not even NaN weights count.
+ *
+ * Source
+ *   The packing and the tile follow Zhang, Franchetti and Low, "High Performance Zero-Memory Overhead
+ *   Direct Convolutions" (ICML 2018), section 3; the phases, Dumoulin and Visin (2016), section 4.
+ */
+
+#define CONCATENATE(a, b) a##b
+#define WIDE(type, lanes) CONCATENATE(type, lanes)
+typedef WIDE(RESULT, LANES) vector;
+
+/* Pixels of a row that a tile reads. */
+#define SPAN ((PIXELS - 1) * STRIDE_W + (TAPS_W - 1) * DILATION_W + 1)
+
+kernel void pack(global const RESULT *weight, long weight0, global RESULT *packed, long packed0,
+                 long items, int out_per_group, int depth, int2 taps, long group_step, long out_step, long depth_step,
+                 int2 first_tap, int2 tap_step)
+{
+    const long item = get_global_id(0);
+    if (item >= items)
+        return;
+    const int lane = item % LANES, s = item / LANES % TAPS_W, r = item / LANES / TAPS_W % TAPS_H;
+    const long block_channel = item / (LANES * TAPS_W * TAPS_H);
+    const int c = block_channel % depth, blocks = (out_per_group + LANES - 1) / LANES;
+    const int group = block_channel / depth / blocks, k = block_channel / depth % blocks * LANES + lane;
+    const long tap = (long)(first_tap.x + r * tap_step.x) * taps.y + first_tap.y + s * tap_step.y;
+    packed[packed0 + item] =
+        k < out_per_group ? weight[weight0 + group * group_step + k * out_step + c * depth_step + tap] : 0;
+}
+
+/* The packed weights of one tap, or zeros where its pixel does not exist. */
+#if SKIP_OUTSIDE
+#define COUNTED(weights, exists) ((exists) ? (weights) : (vector)0)
+#else
+#define COUNTED(weights, exists) (weights)
+#endif
+
+kernel void correlate(global const RESULT *in, long in0, global const vector *packed, long packed0,
+                      global const RESULT *bias, long bias0, global RESULT *out, long out0,
+                      int channels, int2 image, int out_channels, int2 result, int groups, int depth,
+                      int2 before, int2 grid, int2 step, int2 first, RESULT fill, long items)
+{
+    const long item = get_global_id(0);
+    if (item >= items)
+        return;
+    const int tiles_in_row = (grid.y + PIXELS - 1) / PIXELS;
+    const int j = item % tiles_in_row * PIXELS, i = item / tiles_in_row % grid.x;
+    const long image_block = item / tiles_in_row / grid.x;
+    const int per_group = out_channels / groups, blocks = (per_group + LANES - 1) / LANES;
+    const int block = image_block % (groups * blocks), n = image_block / (groups * blocks);
+    const int group = block / blocks, k = group * per_group + block % blocks * LANES;
+    const int top = i * STRIDE_H - before.x, left = j * STRIDE_W - before.y;
+    const int column_step = COLUMN_STEP(channels);
+    const bool inside = top >= 0 && top + (TAPS_H - 1) * DILATION_H < image.x && left >= 0 && left + SPAN <= image.y;
+
+    global const vector *taps = packed + packed0 + (long)block * depth * TAPS_H * TAPS_W;
+    vector sums[PIXELS];
+#pragma unroll
+    for (int pixel = 0; pixel < PIXELS; ++pixel)
+        sums[pixel] = 0;
+
+    for (int c = group * depth; c < (group + 1) * depth; ++c)
+        for (int r = 0; r < TAPS_H; ++r, taps += TAPS_W) {
+            const int h = source(top + r * DILATION_H, image.x);
+            if (inside) {
+                global const RESULT *row = in + in0 + at(n, c, h, left, channels, image);
+#pragma unroll
+                for (int s = 0; s < TAPS_W; ++s) {
+                    const vector tap = taps[s];
+#pragma unroll
+                    for (int pixel = 0; pixel < PIXELS; ++pixel)
+                        sums[pixel] += row[(pixel * STRIDE_W + s * DILATION_W) * column_step] * tap;
+                }
+                continue;
+            }
+            RESULT row[SPAN];
+            bool exists[SPAN];
+#pragma unroll
+            for (int span = 0; span < SPAN; ++span) {
+                const int w = source(left + span, image.y);
+                exists[span] = h >= 0 && w >= 0;
+                row[span] = exists[span] ? in[in0 + at(n, c, h, w, channels, image)] : fill;
+            }
+#pragma unroll
+            for (int s = 0; s < TAPS_W; ++s) {
+                const vector tap = taps[s];
+#pragma unroll
+                for (int pixel = 0; pixel < PIXELS; ++pixel) {
+                    const int span = pixel * STRIDE_W + s * DILATION_W;
+                    sums[pixel] += row[span] * COUNTED(tap, exists[span]);
+                }
+            }
+        }
+
+#pragma unroll
+    for (int pixel = 0; pixel < PIXELS; ++pixel) {
+        if (j + pixel >= grid.y)
+            continue;
+        union { vector all; RESULT lane[LANES]; } sum = { sums[pixel] };
+        for (int lane = 0; lane < LANES && k + lane < (group + 1) * per_group; ++lane) {
+            const long to = out0 + at(n, k + lane, first.x + i * step.x, first.y + (j + pixel) * step.y, out_channels, result);
+            out[to] = bias ? sum.lane[lane] + bias[bias0 + k + lane] : sum.lane[lane];
+        }
+    }
+}
