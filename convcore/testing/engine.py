@@ -92,12 +92,12 @@ class Engine:
         plan = self.plan(problem)
         for target in (None, poisoned(problem)) if out is None else (out,):
             result = plan(*operands, target)
+            after = [None if operand is None else operand.tobytes() for operand in operands]
+            assert before == after, f"an operand was changed: {problem}"
             assert type(result) is np.ndarray, f"the result must be a numpy.ndarray, got {type(result).__name__}"
             assert target is None or result is target, "a call with out= must return out itself"
             native = result.astype(result.dtype.newbyteorder("="), copy=False)
             assert_within(native, problem, *operands, algorithm=plan.algorithm)
-        after = [None if operand is None else operand.tobytes() for operand in operands]
-        assert before == after, f"an operand was changed: {problem}"
         return True
 
     def _verify_refusal(self, problem: Problem, reason: str) -> None:
