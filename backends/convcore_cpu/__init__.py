@@ -1,0 +1,38 @@
+"""The CPU engine: SIMD micro-kernels in C, OpenMP threads, chosen at run time for the processor it runs on.
+
+How a problem becomes work::
+
+    backend.py   CPUBackend.plan(problem)
+    plans.py       chooses algorithm, micro-kernel, tiles and batches -> Program: steps, their sizes and offset tables
+    geometry.py      where every pixel lies in the packed planes
+    engine.pyx     binds the program to C structures; owns memory, threads and the way to and from Python
+    kernels/         tasks of the steps (pack.h, correlate.h, accumulate.h, ...) call
+                     micro-kernels (outer.h, dot.h), one row of table.h each, compiled for each ISA
+"""
+
+from __future__ import annotations
+
+from convcore.spi import BackendSpec, hookimpl
+
+
+@hookimpl
+def convcore_backends() -> list[BackendSpec]:
+    """List the one backend of this package, without importing it."""
+    return [
+        BackendSpec(
+            name="cpu",
+            factory="convcore_cpu.backend:CPUBackend",
+            version="0.1.0",
+            summary="SIMD micro-kernels on all cores (SSE2, AVX2, AVX-512, NEON)",
+            install_hint="reinstall convcore where a C compiler with OpenMP is at hand",
+            dtypes=(
+                "float32",
+                "float64",
+                "complex64",
+                "complex128",
+                *(f"int{bits}" for bits in (8, 16, 32, 64)),
+                *(f"uint{bits}" for bits in (8, 16, 32)),
+            ),
+            layouts=("NCHW", "NHWC"),
+        )
+    ]

@@ -1,0 +1,59 @@
+"""The CPU backend as the core sees it: what it can do, and the way from a problem to a plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from convcore.spi import Backend, Device, Plan, Problem
+from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan, MicroKernel
+from convcore_cpu.plans import Unsupported, make_program
+
+
+class CPUBackend(Backend):
+    """SIMD micro-kernels on the cores of this machine.
+
+    ``CONVCORE_CPU_ISA`` forces an instruction set, ``CONVCORE_NUM_THREADS`` limits the threads; both are read when
+    a plan is made.
+    """
+
+    def probe(self) -> Sequence[Device] | str:
+        """List the processor, with the instruction sets it has."""
+        return [Device(0, f"host processor ({ISAS[-1]})", "cpu", {"isas": ISAS})]
+
+    def supports(self, problem: Problem) -> bool | str:
+        """Return True, or why not: an unknown algorithm, or more workspace than allowed."""
+        try:
+            make_program(problem, _micro_kernels(), _thread_limit())
+        except Unsupported as reason:
+            return str(reason)
+        return True
+
+    def plan(self, problem: Problem) -> Plan:
+        """Lay out the problem and bind it.
+
+        Raises
+        ------
+        ValueError
+            If an environment variable cannot be understood.
+        """
+        return CPUPlan(problem, make_program(problem, _micro_kernels(), _thread_limit()))
+
+
+def _micro_kernels() -> list[MicroKernel]:
+    """Return the rows that may run: those of the best instruction set, or of the one that is forced, and below."""
+    isa = os.environ.get("CONVCORE_CPU_ISA", ISAS[-1])
+    if isa not in MICRO_KERNELS:
+        raise ValueError(f"CONVCORE_CPU_ISA={isa!r}: expected one of {', '.join(MICRO_KERNELS)}")
+    if isa not in ISAS:
+        raise ValueError(f"CONVCORE_CPU_ISA={isa!r}: this processor has only {', '.join(ISAS)}")
+    return [row for name in ISAS[: ISAS.index(isa) + 1] for row in MICRO_KERNELS[name]]
+
+
+def _thread_limit() -> int | None:
+    text = os.environ.get("CONVCORE_NUM_THREADS")
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"CONVCORE_NUM_THREADS={text!r}: expected a whole number of at least 1")
+    return int(text)

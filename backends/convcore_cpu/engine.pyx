@@ -1,0 +1,462 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Bind programs to the C kernels and run them.
+
+Binds ``kernels/*.h``: a :class:`Program` of ``plans.py`` becomes C structures once, when a plan is made.  A run
+takes the GIL to look at its arrays and to borrow a workspace, and holds it no longer until the result is complete.
+The plan owns the structures and keeps the tables alive; the workspace is allocated before anything is written.
+"""
+
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_WRITABLE
+from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
+from cython.parallel cimport prange
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset, strcmp
+
+from convcore_cpu cimport kernels
+from convcore_cpu.kernels cimport index_t, micro_kernel
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convcore.spi import Plan
+
+cdef object _ndarray = np.ndarray
+cdef object _empty = np.empty
+
+cdef extern from "omp.h" nogil:
+    int omp_get_max_threads()
+
+cdef extern from *:
+    """
+    #include <pthread.h>
+    #include <stdlib.h>
+
+    /* An OpenMP pool does not survive fork(): libgomp waits forever for threads the child does not have. */
+    static int after_fork = 0;
+    static void note_fork(void) { after_fork = 1; }
+    static void watch_forks(void) { pthread_atfork(NULL, NULL, note_fork); }
+
+    static void *aligned_memory(size_t size) {
+        void *memory = NULL;
+        return posix_memalign(&memory, 64, size) ? NULL : memory;
+    }
+    """
+    int after_fork
+    void watch_forks()
+    void *aligned_memory(size_t size) nogil
+
+watch_forks()
+
+
+@dataclass(frozen=True)
+class MicroKernel:
+    """One row of the table of micro-kernels.
+
+    Attributes
+    ----------
+    name, dtype, algorithm, isa : str
+        ``dtype_algorithm_tile__isa`` and its parts.
+    rows, columns : int
+        Of the tile, in elements.
+    lanes : int
+        Elements in a vector.
+    """
+
+    name: str
+    dtype: str
+    algorithm: str
+    isa: str
+    rows: int
+    columns: int
+    lanes: int
+
+
+cdef dict _micro_kernels = {}   # name -> address
+cdef dict _tasks = {}           # name -> address
+
+_ITEMSIZE = {"f32": 4, "f64": 8, "i64": 8}
+
+
+def _list_tasks():
+    for i in range(kernels.named_task_count):
+        _tasks[kernels.named_tasks[i].name.decode()] = <size_t> &kernels.named_tasks[i]
+
+
+def _list_micro_kernels():
+    cdef const kernels.micro_kernel_table *table
+    listed = {}
+    for isa in range(kernels.isa_count()):
+        table = kernels.isa_micro_kernels(isa)
+        rows = []
+        for i in range(table.count):
+            row = &table.rows[i]
+            dtype = row.dtype.decode()
+            name = row.name.decode()
+            lanes = row.vector_bytes // _ITEMSIZE[dtype]
+            rows.append(
+                MicroKernel(name, dtype, row.algorithm.decode(), row.isa.decode(), row.rows, row.columns, lanes)
+            )
+            _micro_kernels[name] = <size_t> row
+        listed[kernels.isa_name(isa).decode()] = (bool(kernels.isa_available(isa)), tuple(rows))
+    return listed
+
+
+_list_tasks()
+_listed = _list_micro_kernels()
+
+#: The micro-kernels of every instruction set that was compiled, worst first.
+MICRO_KERNELS = {isa: rows for isa, (_, rows) in _listed.items()}
+#: The instruction sets this processor has, worst first.
+ISAS = tuple(isa for isa, (available, _) in _listed.items() if available)
+
+
+cdef union StepData:
+    kernels.pack_step pack
+    kernels.correlate_step correlate
+    kernels.accumulate_step accumulate
+    kernels.lines_step lines
+    kernels.reduce_step reduce
+    kernels.sum_step sum
+
+
+cdef struct BoundStep:
+    StepData data
+    kernels.task_function function
+    index_t tasks
+    bint per_image
+
+
+cdef const void *_table(step, name) except NULL:
+    return <const void *> <size_t> step.tables[name].ctypes.data
+
+
+cdef const micro_kernel *_kernel(step) except NULL:
+    return <const micro_kernel *> <size_t> _micro_kernels[step.kernel]
+
+
+cdef int _bind(step, BoundStep *bound) except -1:
+    cdef StepData *data = &bound.data
+    bound.function = (<const kernels.named_task *> <size_t> _tasks[step.task]).function
+    bound.tasks = step.tasks
+    bound.per_image = step.per_image
+    kind = step.task.split("_")[0]
+    if kind == "pack":
+        data.pack.sizes = step.sizes
+        data.pack.lines = <const kernels.axis *> _table(step, "lines")
+        data.pack.columns = <const kernels.axis *> _table(step, "columns")
+        data.pack.fill = _table(step, "fill")
+    elif kind == "correlate":
+        data.correlate.sizes = step.sizes
+        data.correlate.kernel = _kernel(step)
+        data.correlate.offsets = <const index_t *> _table(step, "offsets")
+        data.correlate.a_row = <const index_t *> _table(step, "a_row")
+        data.correlate.out_row = <const index_t *> _table(step, "out_row")
+        data.correlate.tile_row = <const index_t *> _table(step, "tile_row")
+        data.correlate.inside = <const index_t *> _table(step, "inside")
+    elif kind == "accumulate":
+        data.accumulate.sizes = step.sizes
+        data.accumulate.kernel = _kernel(step)
+        data.accumulate.offsets = <const index_t *> _table(step, "offsets")
+        data.accumulate.a_row = <const index_t *> _table(step, "a_row")
+        data.accumulate.out_row = <const index_t *> _table(step, "out_row")
+    elif kind == "lines":
+        data.lines.sizes = step.sizes
+        data.lines.kernel = _kernel(step)
+        data.lines.a_row = <const index_t *> _table(step, "a_row")
+    elif kind == "reduce":
+        data.reduce.sizes = step.sizes
+    elif kind == "sum":
+        data.sum.sizes = step.sizes
+    return 0
+
+
+cdef class Stages:
+    """Stages of bound steps: the steps of a stage run side by side, the stages one after the other."""
+
+    cdef BoundStep *steps
+    cdef index_t *ends
+    cdef int count
+    cdef object keep_alive
+
+    def __cinit__(self, stages):
+        self.count = len(stages)
+        self.steps = <BoundStep *> calloc(sum(map(len, stages)) + 1, sizeof(BoundStep))
+        self.ends = <index_t *> calloc(self.count + 1, sizeof(index_t))
+        if self.steps == NULL or self.ends == NULL:
+            raise MemoryError
+        at = 0
+        for i, stage in enumerate(stages):
+            for step in stage:
+                _bind(step, &self.steps[at])
+                at += 1
+            self.ends[i] = at
+        self.keep_alive = stages
+
+    def __dealloc__(self):
+        free(self.steps)
+        free(self.ends)
+
+    cdef void run(self, char **buffers, index_t images, int threads) noexcept nogil:
+        cdef index_t first = 0
+        cdef int i
+        for i in range(self.count):
+            _run_stage(self.steps + first, self.ends[i] - first, buffers, images, threads)
+            first = self.ends[i]
+
+
+cdef inline index_t _task_count(const BoundStep *step, index_t images) noexcept nogil:
+    return step.tasks * images if step.per_image else step.tasks
+
+
+cdef void _run_task(const BoundStep *step, char **buffers, index_t images, index_t task) noexcept nogil:
+    cdef index_t tasks = _task_count(step, images)
+    while task >= tasks:
+        task -= tasks
+        step += 1
+        tasks = _task_count(step, images)
+    step.function(&step.data, buffers, images, task)
+
+
+cdef void _run_stage(
+    const BoundStep *steps, index_t count, char **buffers, index_t images, int threads
+) noexcept nogil:
+    cdef index_t tasks = 0, task, chunk
+    for task in range(count):
+        tasks += _task_count(&steps[task], images)
+    if threads == 1 or tasks == 1:
+        for task in range(tasks):
+            _run_task(steps, buffers, images, task)
+        return
+    # Some chunks for each thread, to even out what they do; not more, since each is handed out under a lock.
+    chunk = max(1, tasks // (threads * 16))
+    for task in prange(tasks, num_threads=threads, schedule="dynamic", chunksize=chunk):
+        _run_task(steps, buffers, images, task)
+
+
+# One workspace is kept for the next call: fresh memory costs a page fault every 4 KiB.  The GIL guards it.
+cdef struct Workspace:
+    void *memory
+    size_t size
+
+cdef enum:
+    LARGEST_SPARE = 64 << 20
+cdef Workspace _spare = Workspace(NULL, 0)
+
+
+cdef int _borrow(size_t size, Workspace *workspace) except -1:
+    global _spare
+    if size <= _spare.size:
+        workspace[0] = _spare
+        _spare = Workspace(NULL, 0)
+        return 0
+    workspace.memory = aligned_memory(size)
+    workspace.size = size
+    if workspace.memory == NULL:
+        raise MemoryError(f"convcore_cpu: no memory for a workspace of {size} bytes")
+    return 0
+
+
+cdef void _give_back(Workspace workspace) noexcept:
+    global _spare
+    if workspace.size > LARGEST_SPARE or workspace.size <= _spare.size:
+        free(workspace.memory)
+        return
+    free(_spare.memory)
+    _spare = workspace
+
+
+cdef int _running = 0   # runs in progress, on any thread; the GIL guards it
+
+
+cdef int _thread_count(int limit) noexcept:
+    """Return how many threads a run may use: runs that go on at the same time share them."""
+    if limit == 1 or after_fork:
+        return 1
+    return max(1, min(limit, omp_get_max_threads()) // _running)
+
+
+cdef struct Operand:
+    bint present
+    int dimensions
+    Py_ssize_t shape[4]
+    Py_ssize_t itemsize
+    char format[8]
+
+
+cdef Operand _operand(shape, dtype):
+    cdef Operand operand
+    operand.present = True
+    operand.dimensions = len(shape)
+    for i, size in enumerate(shape):
+        operand.shape[i] = size
+    operand.itemsize = dtype.itemsize
+    operand.format = memoryview(np.empty(0, dtype)).format.encode().ljust(8, b"\0")
+    return operand
+
+
+cdef bint _acquire(array, const Operand *operand, Py_buffer *view) except -1:
+    """Hold the array's buffer if it is exactly the operand a plan expects; hold nothing otherwise."""
+    cdef int i
+    if type(array) is not _ndarray:
+        return False
+    try:
+        PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+    except (BufferError, ValueError):
+        return False
+    cdef bint same = (
+        view.ndim == operand.dimensions
+        and strcmp(view.format, operand.format) == 0
+        and <size_t> view.buf % operand.itemsize == 0
+    )
+    for i in range(view.ndim if same else 0):
+        same = same and view.shape[i] == operand.shape[i]
+    if not same:
+        PyBuffer_Release(view)
+    return same
+
+
+cdef class Engine:
+    """A program bound to C structures, with what a call of it needs at hand."""
+
+    cdef Stages before, each, after, exact
+    cdef index_t images, images_per_batch
+    cdef index_t image_bytes[kernels.BUFFERS]
+    cdef size_t workspace_bytes
+    cdef int threads
+    cdef Operand expected[3]  # first, second, bias
+    cdef object result_shape, result_dtype
+    cdef bint checked_by_core
+
+    def __init__(self, program, problem):
+        self.before = Stages(program.before)
+        self.each = Stages(program.each)
+        self.after = Stages(program.after)
+        self.exact = Stages(program.exact)
+        self.images, self.images_per_batch = problem.input_shape[0], program.images_per_batch
+        memset(self.image_bytes, 0, sizeof(self.image_bytes))
+        self.image_bytes[kernels.FIRST], self.image_bytes[kernels.SECOND], self.image_bytes[kernels.OUT] = (
+            program.image_bytes
+        )
+        self.workspace_bytes = program.workspace_bytes
+        self.threads = program.threads
+        memset(self.expected, 0, sizeof(self.expected))
+        for i, (shape, dtype) in enumerate(zip(problem.operand_shapes, problem.dtypes)):
+            self.expected[i] = _operand(shape, dtype)
+        if problem.bias:
+            self.expected[2] = _operand((problem.result_channels,), problem.result_dtype)
+        self.result_shape, self.result_dtype = problem.result_shape, problem.result_dtype
+        # Integers need the core's look at their magnitudes.
+        self.checked_by_core = problem.result_dtype.kind == "i"
+
+    cdef int execute(self, char *first, char *second, char *bias, char *out) except -1:
+        global _running
+        cdef Workspace workspace = Workspace(NULL, 0)
+        if self.workspace_bytes:
+            _borrow(self.workspace_bytes, &workspace)
+        _running += 1
+        cdef int threads = _thread_count(self.threads)
+        with nogil:
+            self.run_batches(first, second, bias, out, <char *> workspace.memory, threads)
+        _running -= 1
+        if self.workspace_bytes:
+            _give_back(workspace)
+        return 0
+
+    cdef void run_batches(
+        self, char *first, char *second, char *bias, char *out, char *workspace, int threads
+    ) noexcept nogil:
+        cdef int nan_seen = 0
+        cdef index_t image = 0, images
+        cdef char *buffers[kernels.BUFFERS]
+        buffers[kernels.BIAS], buffers[kernels.WORKSPACE] = bias, workspace
+        buffers[kernels.NAN_SEEN] = <char *> &nan_seen
+        buffers[kernels.FIRST], buffers[kernels.SECOND], buffers[kernels.OUT] = first, second, out
+        self.before.run(buffers, self.images, threads)
+        while image < self.images:
+            images = min(self.images_per_batch, self.images - image)
+            buffers[kernels.FIRST] = first + image * self.image_bytes[kernels.FIRST]
+            buffers[kernels.SECOND] = second + image * self.image_bytes[kernels.SECOND]
+            buffers[kernels.OUT] = out + image * self.image_bytes[kernels.OUT]
+            self.each.run(buffers, images, threads)
+            if nan_seen:
+                self.exact.run(buffers, images, threads)
+                nan_seen = 0
+            image += images
+        buffers[kernels.FIRST], buffers[kernels.SECOND], buffers[kernels.OUT] = first, second, out
+        self.after.run(buffers, self.images, threads)
+
+    def run(self, first, second, bias, out):
+        """Run on arrays that are exactly what the problem says."""
+        cdef Py_buffer views[4]
+        cdef char *data[4]
+        cdef int held = 0, i
+        arrays = (first, second, bias, out)
+        memset(data, 0, sizeof(data))
+        memset(views, 0, sizeof(views))
+        try:
+            for i in range(4):
+                if arrays[i] is not None:
+                    PyObject_GetBuffer(arrays[i], &views[i], PyBUF_WRITABLE if i == 3 else PyBUF_SIMPLE)
+                    data[i] = <char *> views[i].buf
+            self.execute(data[0], data[1], data[2], data[3])
+        finally:
+            for i in range(4):
+                PyBuffer_Release(&views[i])
+
+    cdef object try_direct(self, first, second, bias):
+        """Return the result if every operand is already what the problem says, else None."""
+        cdef Py_buffer views[4]
+        cdef char *data[3]
+        cdef int i
+        memset(data, 0, sizeof(data))
+        memset(views, 0, sizeof(views))
+        try:
+            for i in range(3):
+                array = first if i == 0 else second if i == 1 else bias
+                if not self.expected[i].present:
+                    if array is not None:
+                        return None
+                elif not _acquire(array, &self.expected[i], &views[i]):
+                    return None
+                data[i] = <char *> views[i].buf
+            out = _empty(self.result_shape, self.result_dtype)
+            PyObject_GetBuffer(out, &views[3], PyBUF_WRITABLE)
+            self.execute(data[0], data[1], data[2], <char *> views[3].buf)
+            return out
+        finally:
+            for i in range(4):
+                PyBuffer_Release(&views[i])
+
+
+class CPUPlan(Plan):
+    """A plan of the CPU engine: a program, bound and ready.
+
+    Parameters
+    ----------
+    problem : Problem
+        What to compute.
+    program : Program
+        How, as ``plans.py`` laid it out.
+    """
+
+    def __init__(self, problem, program):
+        super().__init__(problem)
+        self.algorithm = program.algorithm
+        self.workspace_bytes = program.workspace_bytes
+        self.notes = program.notes
+        self.engine = Engine(program, problem)
+
+    def run(self, first, second, bias, out):
+        """Compute into ``out``; see :meth:`convcore.spi.Plan.run`."""
+        self.engine.run(first, second, bias, out)
+
+    def __call__(self, first, second=None, bias=None, out=None):
+        """Compute and return the result; arrays that need no care skip the way through the core."""
+        if out is None:
+            engine = <Engine> self.engine
+            if not engine.checked_by_core:
+                result = engine.try_direct(first, second, bias)
+                if result is not None:
+                    return result
+        return Plan.__call__(self, first, second, bias, out)

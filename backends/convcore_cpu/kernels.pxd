@@ -1,0 +1,109 @@
+# The C side as Cython sees it: structures of kernels/micro.h and kernels/steps.h, nothing else.
+# Every *_sizes structure holds nothing but index_t, so a dict of ints with the same keys becomes one by assignment.
+
+cdef extern from "kernels/micro.h" nogil:
+    ctypedef Py_ssize_t index_t
+
+    ctypedef struct micro_kernel:
+        const char *name
+        const char *dtype
+        const char *algorithm
+        const char *isa
+        int rows, columns, vector_bytes
+
+    ctypedef struct micro_kernel_table:
+        const micro_kernel *rows
+        int count
+
+
+cdef extern from "kernels/isa.h" nogil:
+    int isa_count()
+    const char *isa_name(int isa)
+    int isa_available(int isa)
+    const micro_kernel_table *isa_micro_kernels(int isa)
+
+
+cdef extern from "kernels/steps.h" nogil:
+    enum:
+        FIRST, SECOND, BIAS, OUT, WORKSPACE, NAN_SEEN, BUFFERS
+
+    ctypedef void (*task_function)(const void *step, char **buffers, index_t images, index_t task) noexcept nogil
+
+    ctypedef struct axis:
+        index_t size, lo, hi, base, step
+
+    ctypedef struct pack_sizes:
+        index_t src_buffer, src_offset, src_image, src_channel
+        index_t dst_offset, dst_image, dst_channel, dst_phase, dst_line, dst_column
+        index_t channels, line_phases, column_phases, line_blocks, lines_per_block, negate
+
+    ctypedef struct pack_step:
+        pack_sizes sizes
+        const axis *lines
+        const axis *columns
+        const void *fill
+
+    ctypedef struct correlate_sizes:
+        index_t a_buffer, a_offset, a_group
+        index_t b_buffer, b_offset, b_image, b_group
+        index_t bias_buffer
+        index_t out_offset, out_image, out_group, out_line, out_column
+        index_t groups, rows, lines, width, pitch, length
+        index_t row_tasks, blocks_per_task, tiles
+        index_t watch_nan
+
+    ctypedef struct correlate_step:
+        correlate_sizes sizes
+        const micro_kernel *kernel
+        const index_t *offsets
+        const index_t *a_row
+        const index_t *out_row
+        const index_t *tile_row
+        const index_t *inside
+
+    ctypedef struct accumulate_sizes:
+        index_t a_buffer, a_offset, a_group, a_step
+        index_t b_offset, b_group, b_step
+        index_t out_offset, out_part, out_group
+        index_t groups, parts, lanes, length
+        index_t repeats, repeats_per_image, repeats_at_once
+        index_t row_blocks, row_tasks, blocks_per_task
+
+    ctypedef struct accumulate_step:
+        accumulate_sizes sizes
+        const micro_kernel *kernel
+        const index_t *offsets
+        const index_t *a_row
+        const index_t *out_row
+
+    ctypedef struct lines_sizes:
+        index_t a_buffer, a_offset, a_image, a_channel, a_line
+        index_t b_buffer, b_offset, b_image, b_channel, b_line
+        index_t out_offset, out_part
+        index_t groups, k_per_group, c_per_group, taps, lines, width, lines_at_once, parts
+
+    ctypedef struct lines_step:
+        lines_sizes sizes
+        const micro_kernel *kernel
+        const index_t *a_row
+
+    ctypedef struct reduce_sizes:
+        index_t src_offset, src_part, src_group, src_row, src_lane
+        index_t parts, rows, lanes, interleave, lane_blocks
+
+    ctypedef struct reduce_step:
+        reduce_sizes sizes
+
+    ctypedef struct sum_sizes:
+        index_t src_offset, src_image, src_channel, src_pixel
+        index_t pixels, interleave
+
+    ctypedef struct sum_step:
+        sum_sizes sizes
+
+    ctypedef struct named_task:
+        const char *name
+        task_function function
+
+    const named_task named_tasks[]
+    int named_task_count

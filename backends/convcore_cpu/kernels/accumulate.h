@@ -1,0 +1,36 @@
+/* grad_weight by outer-product micro-kernels, into the workspace.
+ *
+ *     partial[part, group, m, j] += sum_{pixels of the part} A[group, m, pixel] * B[group, pixel, j]
+ *
+ * m runs over (c, r, s), j over the channels of grad_out.  The pixels are gone through `repeats_at_once` lines (or
+ * images) at a time, so that their part of B stays in cache for all rows.  Parts split the pixels where there are
+ * too few tiles to keep threads busy; their number depends on the problem alone, and reduce.h adds them up in order:
+ * the same bits on any number of threads.
+ *
+ * A task is some blocks of rows of one group and part.  Rows and lanes are padded to whole tiles.
+ */
+static void NAMED(accumulate)(const void *step, char *const *buffers, index_t images, index_t task) {
+    const accumulate_step *s = step;
+    const accumulate_sizes *z = &s->sizes;
+    outer_function *const outer = (outer_function *)s->kernel->function;
+    const index_t first_block = task % z->row_tasks * z->blocks_per_task;
+    const index_t last_block =
+        first_block + z->blocks_per_task < z->row_blocks ? first_block + z->blocks_per_task : z->row_blocks;
+    const index_t group = task / z->row_tasks % z->groups, part = task / z->row_tasks / z->groups;
+    const index_t repeats = z->repeats + z->repeats_per_image * images;
+    const index_t last = repeats * (part + 1) / z->parts;
+    const TYPE *a = (const TYPE *)buffers[z->a_buffer] + z->a_offset + group * z->a_group;
+    const TYPE *b = (const TYPE *)buffers[WORKSPACE] + z->b_offset + group * z->b_group;
+    TYPE *out = (TYPE *)buffers[WORKSPACE] + z->out_offset + part * z->out_part + group * z->out_group;
+    outer_loop loop = {.offsets = s->offsets, .length = z->length, .a_step = z->a_step, .b_step = z->b_step};
+    for (index_t at = repeats * part / z->parts; at < last; at += z->repeats_at_once) {
+        loop.repeats = last - at < z->repeats_at_once ? last - at : z->repeats_at_once;
+        for (index_t block = first_block; block < last_block; block++) {
+            loop.a_row = s->a_row + block * s->kernel->rows;
+            loop.out_row = s->out_row + block * s->kernel->rows;
+            for (index_t j = 0; j < z->lanes; j += s->kernel->columns) {
+                outer(&loop, a + at * z->a_step, b + at * z->b_step + j, NULL, out + j);
+            }
+        }
+    }
+}

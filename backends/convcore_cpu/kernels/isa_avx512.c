@@ -1,0 +1,14 @@
+/* AVX-512 F, DQ (64-bit multiplication) and VL: x86-64 since Skylake-SP and Zen 4. */
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512dq,avx512vl,fma,prefer-vector-width=512")
+#endif
+#define ISA avx512
+#define VECTOR_BYTES 64
+#include "isa_body.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

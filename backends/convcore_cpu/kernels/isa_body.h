@@ -1,0 +1,56 @@
+/* The body of every isa_*.c: the micro-kernels of one instruction set, and the rows that list them.
+ *
+ * The including file defines ISA and VECTOR_BYTES and has the compiler target set.
+ */
+#include "element.h"
+#include "micro.h"
+#include "table.h"
+
+/* No tile of the table is larger: bounds of the arrays that become registers. */
+#define MAX_ROWS 16
+#define MAX_VECTORS 8
+
+/* Loads and stores are from any element's address, hence the alignment. */
+#define VECTOR(type) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(type)), may_alias)) type
+typedef VECTOR(f32) f32_vector;
+typedef VECTOR(f64) f64_vector;
+typedef VECTOR(i64) i64_vector;
+
+#define TYPE f32
+#include "dot.h"
+#include "outer.h"
+#undef TYPE
+#define TYPE f64
+#include "dot.h"
+#include "outer.h"
+#undef TYPE
+#define TYPE i64
+#include "dot.h"
+#include "outer.h"
+#undef TYPE
+
+#define ARGUMENTS_outer const outer_loop *loop, const void *a, const void *b, const void *init, void *out
+#define PASS_outer loop, a, b, init, out
+#define ARGUMENTS_dot const dot_loop *loop, const void *a, const void *b, void *out
+#define PASS_dot loop, a, b, out
+
+#define DEFINE(type, algorithm, rows, columns)                                                                         \
+    static void type##_##algorithm##_##rows##x##columns(ARGUMENTS_##algorithm) {                                       \
+        type##_##algorithm(rows, columns * sizeof(type) / VECTOR_BYTES, PASS_##algorithm);                             \
+    }
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+#define ENTRY(type, algorithm, rows, columns)                                                                          \
+    {#type "_" #algorithm "_" #rows "x" #columns "__" TEXT(ISA),                                                       \
+     #type,                                                                                                            \
+     #algorithm,                                                                                                       \
+     TEXT(ISA),                                                                                                        \
+     rows,                                                                                                             \
+     columns,                                                                                                          \
+     VECTOR_BYTES,                                                                                                     \
+     (void (*)(void))type##_##algorithm##_##rows##x##columns},
+
+JOIN(MICRO_KERNELS, ISA)(DEFINE)
+
+static const micro_kernel rows[] = {JOIN(MICRO_KERNELS, ISA)(ENTRY)};
+const micro_kernel_table JOIN(micro_kernels, ISA) = {rows, sizeof rows / sizeof rows[0]};

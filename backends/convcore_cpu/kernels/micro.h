@@ -1,0 +1,52 @@
+/* What a micro-kernel is: the register-tile function at the bottom of an algorithm, one row of a table.
+ *
+ * A row says everything about its function that a chooser, a test or a timer needs.  Every micro-kernel of an
+ * algorithm has the same signature, whatever its element type, so the code above it is written once.
+ */
+#ifndef CONVCORE_MICRO_H
+#define CONVCORE_MICRO_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef ptrdiff_t index_t;
+
+/* The loop of an outer-product micro-kernel; outer.h has its formula. */
+typedef struct {
+    const index_t *offsets; /* length pairs (into A, into B), in elements */
+    index_t length;
+    index_t repeats, a_step, b_step;       /* the pairs are gone through `repeats` times, moving A and B on each time */
+    const index_t *a_row, *out_row; /* for every row of the tile, in elements */
+} outer_loop;
+
+/* The loop of a dot-product micro-kernel; dot.h has its formula. */
+typedef struct {
+    index_t lines, width;
+    index_t a_line, b_line;  /* from line to line, in elements */
+    const index_t *a_offset; /* for every row of the tile, in elements */
+} dot_loop;
+
+typedef void outer_function(const outer_loop *loop, const void *a, const void *b, const void *init, void *out);
+typedef void dot_function(const dot_loop *loop, const void *a, const void *b, void *out);
+
+typedef struct {
+    const char *name;      /* dtype_algorithm_tile__isa */
+    const char *dtype;     /* f32, f64, i64 */
+    const char *algorithm; /* outer, dot */
+    const char *isa;
+    int rows, columns;    /* of the tile, in elements */
+    int vector_bytes;
+    void (*function)(void); /* an outer_function or a dot_function */
+} micro_kernel;
+
+typedef struct {
+    const micro_kernel *rows;
+    int count;
+} micro_kernel_table;
+
+extern const micro_kernel_table micro_kernels_baseline;
+#if defined(__x86_64__)
+extern const micro_kernel_table micro_kernels_avx2, micro_kernels_avx512;
+#endif
+
+#endif

@@ -1,0 +1,104 @@
+/* The steps a plan is made of.  A step is a number of tasks that may run in any order, on any thread.
+ *
+ * All sizes, offsets and strides are in elements (of the source's type for src_*, of the step's type elsewhere).
+ * Operands are reached by the number of their buffer.  A task writes nothing another task of its step reads.
+ * `images` is how many images the buffers hold in this call: the last batch of a run may be short.
+ */
+#ifndef CONVCORE_STEPS_H
+#define CONVCORE_STEPS_H
+
+#include "micro.h"
+
+enum { FIRST, SECOND, BIAS, OUT, WORKSPACE, NAN_SEEN, BUFFERS };
+
+typedef void (*task_function)(const void *step, char *const *buffers, index_t images, index_t task);
+
+/* Positions 0 .. size-1 of a packed axis; those in lo .. hi-1 are found in the source at base + position*step. */
+typedef struct {
+    index_t size, lo, hi, base, step;
+} axis;
+
+/* pack.h */
+typedef struct {
+    index_t src_buffer, src_offset, src_image, src_channel;
+    index_t dst_offset, dst_image, dst_channel, dst_phase, dst_line, dst_column;
+    index_t channels, line_phases, column_phases, line_blocks, lines_per_block, negate;
+} pack_sizes;
+typedef struct {
+    pack_sizes sizes;
+    const axis *lines, *columns; /* one for each phase */
+    const void *fill;
+} pack_step;
+
+/* correlate.h */
+typedef struct {
+    index_t a_buffer, a_offset, a_group;
+    index_t b_buffer, b_offset, b_image, b_group;
+    index_t bias_buffer; /* or -1 */
+    index_t out_offset, out_image, out_group, out_line, out_column;
+    index_t groups, rows, lines, width, pitch, length;
+    index_t row_tasks, blocks_per_task, tiles;
+    index_t watch_nan;
+} correlate_sizes;
+typedef struct {
+    correlate_sizes sizes;
+    const micro_kernel *kernel;
+    const index_t *offsets, *a_row, *out_row, *tile_row;
+    const index_t *inside; /* correlate_exact.h */
+} correlate_step;
+
+/* accumulate.h */
+typedef struct {
+    index_t a_buffer, a_offset, a_group, a_step;
+    index_t b_offset, b_group, b_step;
+    index_t out_offset, out_part, out_group;
+    index_t groups, parts, lanes, length;
+    index_t repeats, repeats_per_image, repeats_at_once;
+    index_t row_blocks, row_tasks, blocks_per_task;
+} accumulate_sizes;
+typedef struct {
+    accumulate_sizes sizes;
+    const micro_kernel *kernel;
+    const index_t *offsets, *a_row, *out_row;
+} accumulate_step;
+
+/* lines.h */
+typedef struct {
+    index_t a_buffer, a_offset, a_image, a_channel, a_line;
+    index_t b_buffer, b_offset, b_image, b_channel, b_line;
+    index_t out_offset, out_part;
+    index_t groups, k_per_group, c_per_group, taps, lines, width, lines_at_once, parts;
+} lines_sizes;
+typedef struct {
+    lines_sizes sizes;
+    const micro_kernel *kernel;
+    const index_t *a_row;
+} lines_step;
+
+/* reduce.h */
+typedef struct {
+    index_t src_offset, src_part, src_group, src_row, src_lane;
+    index_t parts, rows, lanes, interleave, lane_blocks;
+} reduce_sizes;
+typedef struct {
+    reduce_sizes sizes;
+} reduce_step;
+
+/* sum.h */
+typedef struct {
+    index_t src_offset, src_image, src_channel, src_pixel;
+    index_t pixels, interleave;
+} sum_sizes;
+typedef struct {
+    sum_sizes sizes;
+} sum_step;
+
+typedef struct {
+    const char *name; /* step_dtype, or step_source_dtype */
+    task_function function;
+} named_task;
+
+extern const named_task named_tasks[];
+extern const int named_task_count;
+
+#endif

@@ -1,0 +1,27 @@
+"""Extensions and package directories; everything else stands in pyproject.toml."""
+
+from glob import glob
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+CPU = "backends/convcore_cpu"
+
+setup(
+    package_dir={
+        "convcore_cpu": CPU,
+        "convcore_numpy": "backends/convcore_numpy",
+        "convcore_opencl": "backends/convcore_opencl",
+    },
+    ext_modules=cythonize(
+        Extension(
+            "convcore_cpu.engine",
+            [f"{CPU}/engine.pyx", *sorted(glob(f"{CPU}/kernels/*.c"))],
+            include_dirs=[CPU],
+            depends=glob(f"{CPU}/kernels/*.h"),
+            extra_compile_args=["-O3", "-fopenmp"],
+            extra_link_args=["-fopenmp"],
+        ),
+        include_path=["backends"],
+    ),
+)
