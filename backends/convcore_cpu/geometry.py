@@ -102,9 +102,10 @@ def gather_axis(
         ]
         phases.append((start, -(-(extent - start) // stride), taps))
     firsts = [p for _, _, taps in phases for _, p in taps]
-    lasts = [p + count - 1 for _, count, taps in phases for _, p in taps]
-    first, last = min(firsts, default=0), max(lasts, default=0)
-    axis = PlaneAxis(last - first + 1, (first,), 1, outputs)
+    first = min(firsts, default=0)
+    # Pixels that meet no tap are numbered over the plane as well, so it must not be shorter than they are many.
+    size = max(count + max((p - first for _, p in taps), default=0) for _, count, taps in phases)
+    axis = PlaneAxis(size, (first,), 1, outputs)
     return axis, tuple(
         GatherPhase(start, count, tuple(Tap(r, 0, p - first) for r, p in taps)) for start, count, taps in phases
     )

@@ -95,7 +95,7 @@ cdef extern from "kernels/steps.h" nogil:
         reduce_sizes sizes
 
     ctypedef struct sum_sizes:
-        index_t src_offset, src_image, src_channel, src_pixel
+        index_t src_image, src_channel, src_pixel
         index_t pixels, interleave
 
     ctypedef struct sum_step:

@@ -600,9 +600,257 @@ def _forward_axes(layout: _Layout) -> tuple[PlaneAxis, tuple[Tap, ...], PlaneAxi
     )
 
 
+# -- grad_weight ---------------------------------------------------------------------------------------------------------
+
+
+#: Pixels gone through at a time, so that their part of grad_out stays in the second-level cache (bytes).
+CHUNK_BYTES = 128 << 10
+
+
+def _accumulate_kernel(layout: _Layout) -> tuple[float, MicroKernel | None]:
+    """Return the cycles a pixel takes with lanes over the channels of grad_out, and the row for it."""
+    rows, lanes = layout.c_per_group * layout.taps, layout.k_per_group * layout.halves
+    cycles, kernel = _outer_kernel(layout, rows, lanes, fits=False)
+    return cycles * layout.groups * layout.halves, kernel
+
+
+def _dot_kernel(layout: _Layout) -> tuple[float, MicroKernel]:
+    """Return the cycles a pixel takes with lanes over pixels, and the row for it."""
+    pairs = layout.out_channels * layout.c_per_group
+    candidates = [
+        # Two loads for every multiply-add, and something for the call.
+        (-(-layout.taps // row.rows) * (row.rows + 2) * -(-layout.out_width // row.lanes), row)
+        for row in layout.micro_kernels
+        if row.algorithm == "dot"
+    ]
+    cycles, kernel = min(candidates, key=lambda candidate: candidate[0])
+    return cycles * pairs / layout.out_width, kernel
+
+
+def _parts(tasks: int, units: int) -> int:
+    """Return in how many parts the pixels are summed: a matter of the problem, never of the threads."""
+    return max(1, min(-(-8 // tasks), units))
+
+
+def _grad_weight_direct(layout: _Layout) -> Program:
+    h, groups, k = layout.halves, layout.groups, layout.k_per_group
+    height, width = layout.out_height, layout.out_width
+    lines, line_taps, columns, column_taps = _forward_axes(layout)
+    rows, kernel = layout.c_per_group * layout.taps, _accumulate_kernel(layout)[1]
+    lanes = -(-k * h // kernel.columns) * kernel.columns
+    blocks = -(-rows // kernel.rows)
+    pixel = h * lanes  # of grad_out as [pixel][half][k, half]
+    group = height * width * pixel
+    # Small images are one table; of large ones, every line is gone through with the same.
+    whole_images = height * width <= 1024
+
+    in_place = layout.in_place(FIRST, lines, columns)
+    planes = in_place or layout.packed(layout.channels, lines, columns)
+    layout.set_batch(groups * group + (0 if in_place else planes.image))
+    if not whole_images:
+        layout.batch = 1
+    x_steps: tuple[Step, ...] = ()
+    if in_place is None:
+        planes = replace(planes, offset=layout.reserve(layout.batch * planes.image))
+        x_steps = layout.pack(FIRST, layout.channels, planes, lines, columns, complex(layout.problem.fill_value))
+    g_offset = layout.reserve(layout.batch * groups * group)
+    parts = _parts(groups * blocks, layout.batch if whole_images else height)
+    padded_rows = blocks * kernel.rows
+    partial = layout.reserve(parts * groups * padded_rows * lanes)
+
+    q = np.arange(width)[:, None]
+    p = np.arange(height if whole_images else 1)[:, None, None]
+    half = np.arange(h)
+    offsets = np.stack(
+        [p * planes.pitch + q + half * planes.channel, ((p * width + q) * h + half) * lanes], axis=-1
+    )
+    step_pixels = height * width if whole_images else width
+    sizes = {
+        "a_buffer": planes.buffer,
+        "a_offset": planes.offset,
+        "a_group": layout.c_per_group * h * planes.channel,
+        "a_step": planes.image if whole_images else planes.pitch,
+        "b_offset": g_offset,
+        "b_group": group,
+        "b_step": groups * group if whole_images else width * pixel,
+        "out_offset": partial,
+        "out_part": groups * padded_rows * lanes,
+        "out_group": padded_rows * lanes,
+        "groups": groups,
+        "parts": parts,
+        "lanes": lanes,
+        "length": offsets.size // 2,
+        "repeats": 0 if whole_images else height,
+        "repeats_per_image": int(whole_images),
+        "repeats_at_once": max(1, CHUNK_BYTES // (step_pixels * pixel * layout.itemsize)),
+        "row_blocks": blocks,
+        "row_tasks": -(-blocks // max(1, blocks * groups // TASKS)),
+        "blocks_per_task": max(1, blocks * groups // TASKS),
+    }
+    taps = planes.taps(line_taps, column_taps)
+    tables = {
+        "offsets": offsets.astype(np.int64).ravel(),
+        "a_row": _padded(
+            (np.arange(layout.c_per_group)[:, None] * h * planes.channel + taps).ravel(), kernel.rows
+        ),
+        "out_row": np.arange(padded_rows) * lanes,
+    }
+    accumulate = Step(
+        f"accumulate_{layout.type}", parts * groups * sizes["row_tasks"], sizes, False, kernel.name, tables
+    )
+    reduce = _reduce(
+        layout,
+        groups,
+        src_offset=partial,
+        src_part=groups * padded_rows * lanes,
+        src_group=padded_rows * lanes,
+        src_row=lanes,
+        src_lane=1,
+        parts=parts,
+        rows=rows,
+        lanes=k * h,
+    )
+    return layout.program(
+        "direct",
+        kernel.name,
+        before=((layout.clear(partial, parts * groups * padded_rows * lanes),),),
+        each=((*x_steps, *_pack_lanes(layout, g_offset, lanes)), (accumulate,)),
+        after=((reduce,),),
+    )
+
+
+def _pack_lanes(layout: _Layout, offset: int, lanes: int) -> tuple[Step, ...]:
+    """Return the steps that turn grad_out into [image][group][pixel][half][k, half], lanes past the last k zero.
+
+    Of complex numbers the row of the real half is (re, im), that of the imaginary half (-im, re).
+    """
+    h, k = layout.halves, layout.k_per_group
+    pixels = layout.out_height * layout.out_width
+    image, channel, _, step = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
+    columns = np.array([[lanes // h, 0, k, 0, channel]], np.int64)
+    lines_per_block = max(1, 8192 // lanes)
+    blocks = -(-pixels // lines_per_block)
+    return tuple(
+        layout.pack_step(
+            SECOND,
+            tasks=layout.groups * blocks,
+            lines=_whole(pixels, step),
+            columns=columns,
+            src_offset=int(row != half),
+            src_image=image,
+            src_channel=k * channel,
+            dst_offset=offset + row * lanes + half,
+            dst_image=layout.groups * pixels * h * lanes,
+            dst_channel=pixels * h * lanes,
+            dst_line=h * lanes,
+            dst_column=h,
+            channels=layout.groups,
+            line_blocks=blocks,
+            lines_per_block=lines_per_block,
+            negate=int((row, half) == (1, 0)),
+        )
+        for row, half in product(range(h), repeat=2)
+    )
+
+
+def _reduce(layout: _Layout, groups: int, **sizes: int) -> Step:
+    blocks = -(-sizes["lanes"] // 16)
+    sizes |= {"interleave": layout.halves, "lane_blocks": blocks}
+    return Step(f"reduce_{layout.type}", groups * blocks, sizes, False)
+
+
+def _grad_weight_dot(layout: _Layout) -> Program:
+    if layout.halves == 2:
+        raise Unsupported("its algorithm 'dot' does not know complex numbers")
+    kernel = _dot_kernel(layout)[1]
+    lines, line_taps, columns, column_taps = _forward_axes(layout)
+    g_lines = PlaneAxis(layout.out_height, (0,), 1, layout.out_height)
+    g_columns = PlaneAxis(layout.out_width, (0,), 1, layout.out_width)
+    # The last vector of a line may be read past its end: only whole ones are safe in an operand.
+    safe = layout.out_width % kernel.lanes == 0
+    x_in_place = layout.in_place(FIRST, lines, columns) if safe else None
+    g_in_place = layout.in_place(SECOND, g_lines, g_columns) if safe else None
+    x = x_in_place or layout.packed(layout.channels, lines, columns)
+    g = g_in_place or layout.packed(layout.out_channels, g_lines, g_columns)
+    layout.set_batch((0 if x_in_place else x.image) + (0 if g_in_place else g.image))
+    packing: tuple[Step, ...] = ()
+    if x_in_place is None:
+        x = replace(x, offset=layout.reserve(layout.batch * x.image))
+        packing += layout.pack(FIRST, layout.channels, x, lines, columns, complex(layout.problem.fill_value))
+    if g_in_place is None:
+        g = replace(g, offset=layout.reserve(layout.batch * g.image))
+        packing += layout.pack(SECOND, layout.out_channels, g, g_lines, g_columns, 0)
+    lines_at_once = max(1, 8192 // layout.out_width)
+    pairs = layout.out_channels * layout.c_per_group
+    parts = _parts(pairs, layout.batch * -(-layout.out_height // lines_at_once))
+    size = pairs * layout.taps
+    partial = layout.reserve(parts * size)
+    sizes = {
+        "a_buffer": x.buffer,
+        "a_offset": x.offset,
+        "a_image": x.image,
+        "a_channel": x.channel,
+        "a_line": x.pitch,
+        "b_buffer": g.buffer,
+        "b_offset": g.offset,
+        "b_image": g.image,
+        "b_channel": g.channel,
+        "b_line": g.pitch,
+        "out_offset": partial,
+        "out_part": size,
+        "groups": layout.groups,
+        "k_per_group": layout.k_per_group,
+        "c_per_group": layout.c_per_group,
+        "taps": layout.taps,
+        "lines": layout.out_height,
+        "width": layout.out_width,
+        "lines_at_once": lines_at_once,
+        "parts": parts,
+    }
+    tables = {"a_row": _padded(x.taps(line_taps, column_taps), kernel.rows)}
+    row = layout.c_per_group * layout.taps
+    reduce = _reduce(
+        layout,
+        1,
+        src_offset=partial,
+        src_part=size,
+        src_group=0,
+        src_row=1,
+        src_lane=row,
+        parts=parts,
+        rows=row,
+        lanes=layout.out_channels,
+    )
+    dots = (Step(f"lines_{layout.type}", parts * pairs, sizes, False, kernel.name, tables),)
+    return layout.program(
+        "dot",
+        kernel.name,
+        before=((layout.clear(partial, parts * size),),),
+        each=(packing, dots) if packing else (dots,),
+        after=((reduce,),),
+    )
+
+
+# -- grad_bias -----------------------------------------------------------------------------------------------------------
+
+
+def _grad_bias(layout: _Layout) -> Program:
+    image, channel, _, pixel = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
+    sizes = {
+        "src_image": image,
+        "src_channel": channel,
+        "src_pixel": pixel,
+        "pixels": layout.out_height * layout.out_width,
+        "interleave": layout.halves,
+    }
+    task = f"sum_{layout.source(FIRST)}_{layout.type}"
+    step = Step(task, layout.out_channels * layout.halves, sizes, False)
+    return layout.program("direct", "", before=((step,),))
+
+
 _ALGORITHMS: dict[str, dict[str, Callable[[_Layout], Program]]] = {
     "forward": {"direct": _forward},
     "grad_input": {"direct": _grad_input},
-    "grad_weight": {},
-    "grad_bias": {},
+    "grad_weight": {"direct": _grad_weight_direct, "dot": _grad_weight_dot},
+    "grad_bias": {"direct": _grad_bias},
 }

@@ -6,29 +6,39 @@
  * m a tap, B the plane of grad_out.
  *
  * Blocking: one vector accumulator for each row, one vector of B.  The lanes of an accumulator are added up once, at
- * the end, in a fixed order.  Pixels of the last, partial vector of a line are added one at a time in a scalar of
- * their own: nothing outside the width is ever multiplied, so no NaN is made of what the formula does not contain.
+ * the end, in a fixed order.  The last vector of a line is masked, A and B both, so that nothing outside the width is
+ * ever multiplied: no NaN is made of what the formula does not contain.
+ *
+ * The caller guarantees that A and B may be read up to the end of the last vector of a line.
  */
+static inline __attribute__((always_inline)) NAMED(vector) NAMED(masked)(const TYPE *at, NAMED(mask) mask) {
+    return (NAMED(vector))((NAMED(mask))(*(const NAMED(vector) *)at) & mask);
+}
+
 static inline __attribute__((always_inline)) void NAMED(dot)(const int rows, const int vectors, const dot_loop *loop,
                                                              const TYPE *a, const TYPE *b, TYPE *out) {
-    const int lanes = vectors * (int)(VECTOR_BYTES / sizeof(TYPE));
-    const index_t whole = loop->width / lanes * lanes;
+    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
+    const index_t whole = loop->width / LANES * LANES;
     NAMED(vector) sum[MAX_ROWS];
-    TYPE rest[MAX_ROWS];
-    UNROLL for (int m = 0; m < rows; m++) sum[m] = (NAMED(vector)){0}, rest[m] = 0;
+    NAMED(mask) mask;
+    (void)vectors; /* one */
+    for (int lane = 0; lane < LANES; lane++) mask[lane] = whole + lane < loop->width ? -1 : 0;
+    UNROLL for (int m = 0; m < rows; m++) sum[m] = (NAMED(vector)){0};
     for (index_t p = 0; p < loop->lines; p++, a += loop->a_line, b += loop->b_line) {
-        for (index_t q = 0; q < whole; q += lanes) {
+        for (index_t q = 0; q < whole; q += LANES) {
             const NAMED(vector) b_lanes = *(const NAMED(vector) *)(b + q);
             UNROLL for (int m = 0; m < rows; m++) sum[m] +=
                 b_lanes * *(const NAMED(vector) *)(a + loop->a_offset[m] + q);
         }
-        for (index_t q = whole; q < loop->width; q++) {
-            UNROLL for (int m = 0; m < rows; m++) rest[m] += a[loop->a_offset[m] + q] * b[q];
+        if (whole < loop->width) {
+            const NAMED(vector) b_lanes = NAMED(masked)(b + whole, mask);
+            UNROLL for (int m = 0; m < rows; m++) sum[m] +=
+                b_lanes * NAMED(masked)(a + loop->a_offset[m] + whole, mask);
         }
     }
     UNROLL for (int m = 0; m < rows; m++) {
-        TYPE total = rest[m];
-        for (int lane = 0; lane < lanes; lane++) total += sum[m][lane];
+        TYPE total = 0;
+        for (int lane = 0; lane < LANES; lane++) total += sum[m][lane];
         out[m] = total;
     }
 }

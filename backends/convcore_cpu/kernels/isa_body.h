@@ -15,6 +15,9 @@
 typedef VECTOR(f32) f32_vector;
 typedef VECTOR(f64) f64_vector;
 typedef VECTOR(i64) i64_vector;
+typedef VECTOR(int32_t) f32_mask;
+typedef VECTOR(int64_t) f64_mask;
+typedef VECTOR(int64_t) i64_mask;
 
 #define TYPE f32
 #include "dot.h"

@@ -86,7 +86,7 @@ typedef struct {
 
 /* sum.h */
 typedef struct {
-    index_t src_offset, src_image, src_channel, src_pixel;
+    index_t src_image, src_channel, src_pixel;
     index_t pixels, interleave;
 } sum_sizes;
 typedef struct {

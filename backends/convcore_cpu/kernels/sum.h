@@ -32,7 +32,6 @@ static TYPE SOURCED(sum_images)(const SOURCE *src, const sum_sizes *z, index_t c
 
 static void SOURCED(sum)(const void *step, char *const *buffers, index_t images, index_t task) {
     const sum_sizes *z = &((const sum_step *)step)->sizes;
-    const SOURCE *src = (const SOURCE *)buffers[FIRST] + z->src_offset + task / z->interleave * z->src_channel +
-                        task % z->interleave;
+    const SOURCE *src = (const SOURCE *)buffers[FIRST] + task / z->interleave * z->src_channel + task % z->interleave;
     ((TYPE *)buffers[OUT])[task] = SOURCED(sum_images)(src, z, images);
 }
