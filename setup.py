@@ -1,4 +1,4 @@
-"""Extensions and package directories; everything else stands in pyproject.toml."""
+"""The extensions; everything else, the package directories too, stands in pyproject.toml."""
 
 from glob import glob
 
@@ -8,11 +8,6 @@ from setuptools import Extension, setup
 CPU = "backends/convcore_cpu"
 
 setup(
-    package_dir={
-        "convcore_cpu": CPU,
-        "convcore_numpy": "backends/convcore_numpy",
-        "convcore_opencl": "backends/convcore_opencl",
-    },
     ext_modules=cythonize(
         Extension(
             "convcore_cpu.engine",

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from importlib.metadata import distribution
 from importlib.resources import files
+from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -36,3 +38,20 @@ def test_the_version_is_written_the_same_twice():
 
 def test_the_package_says_that_it_is_typed():
     assert files(convcore).joinpath("py.typed").is_file()
+
+
+def test_an_sdist_builds_a_wheel_with_everything_it_needs_and_no_sources_in_c(tmp_path):
+    root = Path(__file__).parent.parent
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, root]
+    result = subprocess.run(build, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with ZipFile(wheel) as archive:
+        names = archive.namelist()
+    suffixes = {Path(name).suffix for name in names if ".dist-info" not in name}
+    assert suffixes <= {".py", ".pyi", ".typed", ".cl", ".json", ".so"}
+    sources = [path.relative_to(root) for path in (root / "convcore").rglob("*.py")]
+    sources += [path.relative_to(root / "backends") for path in (root / "backends").rglob("*.py")]
+    assert {path.as_posix() for path in sources} <= set(names)
+    kernels = {path.name for path in (root / "backends" / "convcore_opencl" / "kernels").glob("*.cl")}
+    assert kernels == {Path(name).name for name in names if name.endswith(".cl")}
