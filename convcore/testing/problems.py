@@ -81,15 +81,20 @@ def make_problem(
 def sibling(problem: Problem, op: Op) -> Problem:
     """Turn a forward problem into the problem of one of its gradients; the bias stays where it can."""
     if op == "grad_bias":
-        return Problem(
-            op,
-            problem.output_shape,
-            (problem.output_shape[1], 1, 1, 1),
-            problem.output_shape,
-            groups=problem.output_shape[1],
-            layout=problem.layout,
+        channels = problem.output_shape[1]
+        return dataclasses.replace(
+            problem,
+            op=op,
+            input_shape=problem.output_shape,
+            weight_shape=(channels, 1, 1, 1),
+            stride=(1, 1),
+            padding=((0, 0), (0, 0)),
+            dilation=(1, 1),
+            groups=channels,
+            boundary="constant",
+            fill_value=0.0,
             dtypes=(problem.dtypes[0], problem.dtypes[0]),
-            result_dtype=problem.result_dtype,
+            bias=False,
         )
     return dataclasses.replace(problem, op=op, bias=problem.bias and op != "grad_weight")
 
