@@ -23,7 +23,7 @@ def convcore_backends() -> list[BackendSpec]:
             factory="convcore_opencl.backend:OpenCLBackend",
             version="1",
             summary="OpenCL on any vendor's device: GPUs, and CPUs through PoCL or Intel's runtime",
-            install_hint="install PyOpenCL with a CPU driver: pip install 'pyopencl[pocl]'; for a GPU, its vendor's driver",
+            install_hint="pip install 'pyopencl[pocl]' brings a CPU driver; a GPU needs its vendor's",
             dtypes=_DTYPES,
             layouts=("NCHW", "NHWC"),
             device_kinds=("gpu", "accelerator", "cpu"),

@@ -24,18 +24,41 @@ class OpenCLBackend(Backend):
             chosen = devices.choose(self.device)
         except NoDevice as error:
             return str(error)
-        found = [(index, found) for index, found in enumerate(devices.all_devices())]
-        return [describe(index, device) for index, device in sorted(found, key=lambda item: item[1] != chosen)]
+        numbered = sorted(enumerate(devices.all_devices()), key=lambda item: item[1] != chosen)
+        return [describe(index, device) for index, device in numbered]
 
     def supports(self, problem: Problem) -> bool | str:
-        return True
+        """Return True, or which limit of the device or of the kernels stands against the problem."""
+        from convcore_opencl import device as devices
+
+        return plans.refusal(problem, devices.traits(devices.choose(self.device))) or True
 
     def plan(self, problem: Problem) -> Plan:
         """Choose family, tile and workspace; nothing is compiled before the plan is called."""
         from convcore_opencl import device as devices
         from convcore_opencl.execute import OpenCLPlan
 
-        return OpenCLPlan(problem, plans.recipe(problem), devices.choose(self.device))
+        device = devices.choose(self.device)
+        return OpenCLPlan(problem, plans.recipe(problem, devices.traits(device)), device)
+
+    def to_device(self, array: np.ndarray[Any, Any]) -> Any:
+        """Copy a NumPy array to the device, as a ``pyopencl.array.Array`` in the device's own queue."""
+        import pyopencl.array as cla
+
+        return cla.to_device(self._queue(), np.ascontiguousarray(array))
+
+    def from_device(self, array: Any) -> np.ndarray[Any, Any]:
+        """Copy a ``pyopencl.array.Array`` to a NumPy array, when all that writes it is done."""
+        return np.asarray(array.get(queue=array.queue or self._queue()))
+
+    def synchronize(self) -> None:
+        """Wait until the device's own queue is empty."""
+        self._queue().finish()
+
+    def _queue(self) -> Any:
+        from convcore_opencl import device as devices
+
+        return devices.runtime(devices.choose(self.device)).queue
 
 
 def describe(index: int, device: Any) -> Device:

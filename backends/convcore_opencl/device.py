@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import pyopencl as cl
 
 from convcore.spi import NoDevice
+from convcore_opencl.plans import Traits
 
 DEVICE_VARIABLE = "CONVCORE_OPENCL_DEVICE"
 _POCL = "Portable Computing Language"
@@ -34,7 +35,7 @@ class Runtime:
 class _Process:
     """What this process knows of OpenCL; a forked child starts a new one."""
 
-    pocl_left_behind: bool = False
+    pocl_left_behind: bool = False  # it was started by a parent of this process
     devices: list[cl.Device] | None = None
     runtimes: dict[cl.Device, Runtime] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -58,27 +59,33 @@ def kind(device: cl.Device) -> str:
     return next((name for flag, name in _KINDS.items() if device.type & flag), "accelerator")
 
 
+def traits(device: cl.Device) -> Traits:
+    """Return what choosing needs to know of a device."""
+    return Traits(
+        device.name.strip(),
+        kind(device),
+        "cl_khr_fp64" in device.extensions.split(),
+        device.global_mem_size,
+        device.max_mem_alloc_size,
+    )
+
+
 def all_devices() -> list[cl.Device]:
     """List every device of every platform, in the drivers' order; what follows "opencl:" counts along it.
 
     Raises
     ------
     NoDevice
-        If there is none, or if PoCL was running when this process was forked.
+        If there is none.
     """
     process = _process
     with process.lock:
         if process.devices is None:
-            process.devices = _enumerate(process.pocl_left_behind)
+            process.devices = _enumerate()
         return process.devices
 
 
-def _enumerate(pocl_left_behind: bool) -> list[cl.Device]:
-    if pocl_left_behind:
-        raise NoDevice(
-            "PoCL was in use when this process was forked, and its threads do not survive that; "
-            "start worker processes with the 'spawn' method, or use OpenCL in them only"
-        )
+def _enumerate() -> list[cl.Device]:
     try:
         platforms = cl.get_platforms()
     except cl.Error as error:
@@ -110,9 +117,22 @@ def choose(wanted: str = "") -> cl.Device:
     Raises
     ------
     NoDevice
-        If no device fits, naming those there are.
+        If no device fits, naming those there are, or if the one that does was lost in a fork.
     """
-    devices = all_devices()
+    device = _wanted(wanted, all_devices())
+    _check_alive(device)
+    return device
+
+
+def _check_alive(device: cl.Device) -> None:
+    if _process.pocl_left_behind and device.platform.name == _POCL:
+        raise NoDevice(
+            "PoCL was in use when this process was forked, and its threads do not survive that; "
+            "start worker processes with the 'spawn' method, or use OpenCL in them only"
+        )
+
+
+def _wanted(wanted: str, devices: list[cl.Device]) -> cl.Device:
     if wanted:
         return _find(devices, wanted, f"'opencl:{wanted}'")
     if os.environ.get(DEVICE_VARIABLE):
@@ -141,7 +161,14 @@ def _by_pyopencl() -> cl.Device:
 
 
 def runtime(device: cl.Device) -> Runtime:
-    """Return this process's context and queue for a device, making them the first time."""
+    """Return this process's context and queue for a device, making them the first time.
+
+    Raises
+    ------
+    NoDevice
+        If the device was lost in a fork.
+    """
+    _check_alive(device)
     process = _process
     with process.lock:
         if device not in process.runtimes:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyopencl as cl
 
-from convcore.spi import Plan, Problem
+from convcore.spi import HOST_ARRAY, Plan, Problem
 from convcore_opencl import device as devices
 from convcore_opencl import program
 from convcore_opencl.plans import Launch, Recipe
@@ -23,53 +23,83 @@ class Operand(NamedTuple):
 
 
 class OpenCLPlan(Plan):
-    """A recipe for one problem on one device."""
+    """A recipe for one problem, made for one device."""
 
     def __init__(self, problem: Problem, recipe: Recipe, device: cl.Device) -> None:
         super().__init__(problem)
         self.algorithm = recipe.algorithm
-        self.workspace_bytes = sum(recipe.workspace.values())
+        self.workspace_bytes = recipe.workspace_bytes
         self.notes = "; ".join(note for note in (recipe.notes, f"on {device.name.strip()}") if note)
-        self._recipe, self._device = recipe, device
+        self.recipe, self.device = recipe, device
+
+    def __call__(self, first: Any, second: Any = None, bias: Any = None, out: Any = None) -> Any:
+        """Check the arrays, compute, and return the result as an array of their type.
+
+        Device arrays are computed on where they are, in their own queue; the call returns before
+        the device has finished.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an array is not of the problem's type, dtype, shape or context, or ``out`` is unusable.
+        OverflowError
+            If integers are large enough that int64 might overflow.
+        """
+        if self.problem.arrays == HOST_ARRAY:
+            return super().__call__(first, second, bias, out)
+        from convcore_opencl.arrays import run_in_place
+
+        return run_in_place(self, first, second, bias, out)
 
     def run(self, first: Any, second: Any, bias: Any, out: Any) -> None:
         """Copy NumPy arrays to the device, compute, and copy the result back when it is whole."""
         if out.size == 0:
             return
-        runtime = devices.runtime(self._device)
-        with reporting_memory(self._device, self.problem):
+        runtime = devices.runtime(self.device)
+        with reporting_memory(runtime.queue, self.problem):
             arrays = {"first": first, "second": second, "bias": bias}
             operands = {name: Operand(_upload(runtime, array)) for name, array in arrays.items()}
             operands["out"] = Operand(cl.Buffer(runtime.context, cl.mem_flags.READ_WRITE, out.nbytes))
-            follow(self._recipe, runtime.queue, operands)
+            follow(self.recipe, runtime.queue, operands)
             cl.enqueue_copy(runtime.queue, out, operands["out"].buffer)
 
 
 def _upload(runtime: devices.Runtime, array: np.ndarray[Any, Any] | None) -> cl.Buffer | None:
     if array is None:
         return None
-    flags = cl.mem_flags.READ_ONLY
     if array.size == 0:
-        return cl.Buffer(runtime.context, flags, 1)
+        return stand_in(runtime.context)
     share = cl.mem_flags.USE_HOST_PTR if runtime.device.host_unified_memory else cl.mem_flags.COPY_HOST_PTR
-    return cl.Buffer(runtime.context, flags | share, hostbuf=array)
+    return cl.Buffer(runtime.context, cl.mem_flags.READ_ONLY | share, hostbuf=array)
+
+
+def stand_in(context: cl.Context) -> cl.Buffer:
+    """Return a buffer to pass for an empty array; OpenCL has no empty ones, and kernels do not read it."""
+    return cl.Buffer(context, cl.mem_flags.READ_WRITE, 1)
 
 
 def follow(
-    recipe: Recipe, queue: cl.CommandQueue, operands: dict[str, Operand], wait_for: Sequence[cl.Event] = ()
+    recipe: Recipe, queue: cl.CommandQueue, operands: Mapping[str, Operand], wait_for: Sequence[cl.Event] = ()
 ) -> cl.Event:
     """Enqueue the launches of a recipe, each after the one before; return the last one's event."""
-    scratch = {name: Operand(cl.Buffer(queue.context, cl.mem_flags.READ_WRITE, size)) for name, size in recipe.workspace.items()}
+    operands = dict(operands)
+    for name, size in recipe.workspace.items():
+        operands[name] = Operand(cl.Buffer(queue.context, cl.mem_flags.READ_WRITE, size))
     for launch in recipe.launches:
-        arguments = _arguments(launch, operands | scratch)
-        event = program.programs.launch(
-            queue, launch.file, launch.options, launch.function, launch.sizes, arguments, wait_for
-        )
+        event = enqueue(launch, queue, operands, wait_for)
         wait_for = [event]
     return event
 
 
-def _arguments(launch: Launch, operands: dict[str, Operand]) -> Iterator[Any]:
+def enqueue(
+    launch: Launch, queue: cl.CommandQueue, operands: Mapping[str, Operand], wait_for: Sequence[cl.Event] = ()
+) -> cl.Event:
+    """Enqueue one launch; ``operands`` has the buffers it names."""
+    kernel = program.programs.kernel(queue, launch.file, launch.options, launch.function)
+    return kernel.launch(queue, launch.sizes, list(_arguments(launch, operands)), wait_for)
+
+
+def _arguments(launch: Launch, operands: Mapping[str, Operand]) -> Iterator[Any]:
     for name in launch.buffers:
         yield operands[name].buffer
         yield np.int64(operands[name].start)
@@ -78,12 +108,20 @@ def _arguments(launch: Launch, operands: dict[str, Operand]) -> Iterator[Any]:
 
 
 @contextmanager
-def reporting_memory(device: cl.Device, problem: Problem) -> Iterator[None]:
-    """Turn the driver's out-of-memory errors into a MemoryError that says where and for what."""
+def reporting_memory(queue: cl.CommandQueue, problem: Problem) -> Iterator[None]:
+    """Wait for the device before an error leaves; if it is out of memory, say where and for what.
+
+    What was enqueued before the error may still read the caller's arrays.
+    """
     try:
         yield
     except cl.MemoryError as error:
+        queue.finish()
+        device = queue.device
         raise MemoryError(
-            f"{device.name.strip()} has no room for {problem.op} of {problem.bytes} bytes "
-            f"(device memory {device.global_mem_size}, largest buffer {device.max_mem_alloc_size}): {error}"
+            f"{device.name.strip()} has no room for {problem.op} on {problem.bytes} bytes of arrays "
+            f"(its memory is {device.global_mem_size}, its largest buffer {device.max_mem_alloc_size}): {error}"
         ) from error
+    except BaseException:
+        queue.finish()
+        raise

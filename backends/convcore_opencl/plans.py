@@ -17,7 +17,7 @@ import numpy as np
 from convcore.spi import Pair, Problem
 
 #: Work-items in a group.  Fixed, because PoCL compiles a kernel again for each size it is started with;
-#: one for tiles on a CPU, whose compilers would otherwise make vectors across work-items too.
+#: one for tiles on a CPU, whose compilers would else make vectors across work-items too.
 GROUP = 64
 #: A reduction over images is split until so many work-items share it: scalar ones, and tiles on a CPU ...
 ITEMS_WANTED = 16384
@@ -87,34 +87,81 @@ class Recipe:
         return sum(self.workspace.values())
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What choosing needs to know of a device.
+
+    Attributes
+    ----------
+    name, kind : str
+        What it is called, and "gpu", "accelerator" or "cpu".
+    float64 : bool
+        Whether it computes in double precision.
+    memory, largest_buffer : int
+        In bytes.
+    """
+
+    name: str
+    kind: str = "cpu"
+    float64: bool = True
+    memory: int = 2**40
+    largest_buffer: int = 2**40
+
+
 # ---------------------------------------------------------------- the choice
 
 
-def recipe(problem: Problem, device_kind: str = "cpu") -> Recipe:
+def recipe(problem: Problem, device: Traits) -> Recipe:
     """Choose how a problem is computed; :func:`refusal` has nothing against it."""
+    room = device.largest_buffer if problem.workspace_limit is None else problem.workspace_limit
     if problem.algorithm is not None:
-        return ALGORITHMS[problem.algorithm](problem, device_kind)
-    if problem.flops >= TILING_PAYS and not _untiled(problem):
-        tiled = register_tile(problem, device_kind)
-        if problem.workspace_limit is None or tiled.workspace_bytes <= problem.workspace_limit:
+        return ALGORITHMS[problem.algorithm](problem, device, room)
+    if _tiling_pays(problem):
+        tiled = register_tile(problem, device, room)
+        if tiled.workspace_bytes <= room:
             return tiled
-    return direct(problem, device_kind)
+    return direct(problem, device, room)
 
 
-def refusal(problem: Problem, device_kind: str = "cpu") -> str:
-    """Return why a problem cannot be computed as it asks, in words; empty when it can."""
-    if max(_extents(problem)) > _INT_MAX:
-        return f"an extent of {max(_extents(problem))} pixels or channels is too large, at most {_INT_MAX}"
-    if problem.algorithm is None:
-        return ""
-    if problem.algorithm not in ALGORITHMS:
+def _tiling_pays(problem: Problem) -> bool:
+    """Small problems are done before a tile is compiled; a lone output channel fills one lane of packed gradients."""
+    depthwise_gradient = problem.op == "grad_weight" and problem.output_shape[1] == problem.groups
+    return problem.flops >= TILING_PAYS and not depthwise_gradient and not _untiled(problem)
+
+
+def refusal(problem: Problem, device: Traits) -> str:
+    """Return why a device cannot compute a problem, in words; empty when it can."""
+    if problem.result_dtype == np.float64 and not device.float64:
+        return f"{device.name} does not compute in float64"
+    longest = max(_extents(problem))
+    if longest > _INT_MAX:
+        return f"an extent of {longest} pixels or channels is too large, at most {_INT_MAX}"
+    if problem.algorithm is not None and problem.algorithm not in ALGORITHMS:
         return f"algorithm {problem.algorithm!r} is unknown, known are {', '.join(ALGORITHMS)}"
     if problem.algorithm == "register_tile" and _untiled(problem):
         return f"algorithm 'register_tile' {_untiled(problem)}"
-    needed = recipe(problem, device_kind).workspace_bytes
+    return _memory_refusal(problem, device)
+
+
+def _memory_refusal(problem: Problem, device: Traits) -> str:
+    workspace = recipe(problem, device).workspace
+    needed = sum(workspace.values())
     if problem.workspace_limit is not None and needed > problem.workspace_limit:
-        return f"algorithm {problem.algorithm!r} needs {needed} bytes of workspace, the limit is {problem.workspace_limit}"
+        return (
+            f"algorithm {problem.algorithm!r} needs {needed} bytes of workspace, the limit is {problem.workspace_limit}"
+        )
+    largest = max(*_array_bytes(problem), *workspace.values(), 0)
+    if largest > device.largest_buffer:
+        return f"a buffer of {largest} bytes is larger than {device.name} allows, {device.largest_buffer}"
+    if problem.bytes + needed > device.memory:
+        return f"{problem.bytes + needed} bytes are more than the memory of {device.name}, {device.memory}"
     return ""
+
+
+def _array_bytes(problem: Problem) -> Iterator[int]:
+    for shape, dtype in zip(problem.operand_shapes, problem.dtypes, strict=False):
+        yield math.prod(shape) * dtype.itemsize
+    yield math.prod(problem.result_shape) * problem.result_dtype.itemsize
 
 
 def _extents(problem: Problem) -> Iterator[int]:
@@ -140,30 +187,34 @@ def _untiled(problem: Problem) -> str:
 # ---------------------------------------------------------------- direct
 
 
-def direct(problem: Problem, device_kind: str) -> Recipe:
+def direct(problem: Problem, device: Traits, room: int) -> Recipe:
     """Compute the formula as it is written, one result element per work-item."""
     options = type_options(problem)
     if problem.op == "grad_weight":
         elements = math.prod(problem.weight_shape)
-        launch = Launch("direct.cl", "grad_weight", options, elements, ("first", "second"), (*_geometry(problem), _fill(problem)))
-        return _split(problem, launch, ITEMS_WANTED)
+        launch = Launch(
+            "direct.cl", "grad_weight", options, elements, ("first", "second"), (*_geometry(problem), _fill(problem))
+        )
+        return Recipe("direct", *_split(problem, launch, ITEMS_WANTED, room))
     if problem.op == "grad_bias":
         launch = Launch("sums.cl", "channel_sum", options, problem.output_shape[1], ("first",), _geometry(problem)[2:4])
-        return _split(problem, launch, ITEMS_WANTED)
+        return Recipe("direct", *_split(problem, launch, ITEMS_WANTED, room))
     items = math.prod(problem.result_shape)
     arguments = (*_geometry(problem), _fill(problem), np.int64(items))
     launch = Launch("direct.cl", problem.op, options, items, ("first", "second", "bias", "out"), arguments)
     return Recipe("direct", (launch,))
 
 
-def _split(problem: Problem, launch: Launch, items_wanted: int, algorithm: str = "direct") -> Recipe:
-    """Let a launch do a reduction over images in chunks of rows, and add the chunks in their order."""
+def _split(problem: Problem, launch: Launch, wanted: int, room: int) -> tuple[tuple[Launch, ...], dict[str, int]]:
+    """Let a launch do a reduction over images in chunks of rows, and add the chunks in their order.
+
+    Returns the launches and their workspace; chunks are as many as give ``wanted`` work-items and find room.
+    """
     rows = problem.output_shape[0] * problem.output_shape[2]
-    result_bytes = math.prod(problem.result_shape) * problem.result_dtype.itemsize
-    wanted = min(-(-items_wanted // launch.items), MOST_CHUNKS, rows)
-    if problem.workspace_limit is not None:
-        wanted = min(wanted, problem.workspace_limit // result_bytes)
-    rows_each = -(-rows // max(wanted, 1))
+    elements = math.prod(problem.result_shape)
+    result_bytes = elements * problem.result_dtype.itemsize
+    most = min(-(-wanted // launch.items), MOST_CHUNKS, rows, room // result_bytes)
+    rows_each = -(-rows // max(most, 1))
     chunks = max(-(-rows // max(rows_each, 1)), 1)
     items = launch.items * chunks
     split = replace(
@@ -173,11 +224,10 @@ def _split(problem: Problem, launch: Launch, items_wanted: int, algorithm: str =
         arguments=(*launch.arguments, np.int64(items), np.int64(rows), np.int64(rows_each)),
     )
     if chunks == 1:
-        return Recipe(algorithm, (split,))
-    elements = math.prod(problem.result_shape)
+        return (split,), {}
     arguments = np.int64(elements), np.int32(chunks)
     addition = Launch("sums.cl", "add_chunks", type_options(problem), elements, ("partial", "out"), arguments)
-    return Recipe(algorithm, (split, addition), {"partial": chunks * result_bytes})
+    return (split, addition), {"partial": chunks * result_bytes}
 
 
 # ---------------------------------------------------------------- register tile
@@ -230,37 +280,33 @@ def phases(size: int, taps: int, stride: int, dilation: int, before: int) -> Ite
         yield Axis(len(reaching), 1, dense, -position, grid, first, stride, reaching[-1], -tap_step)
 
 
-def register_tile(problem: Problem, device_kind: str) -> Recipe:
+def register_tile(problem: Problem, device: Traits, room: int) -> Recipe:
     """Keep a tile of output channels by pixels, or by taps, in registers; what they share is packed first."""
     if problem.op == "grad_weight":
-        return _weight_tile(problem, device_kind)
+        return _weight_tile(problem, device, room)
     launches: list[Launch] = []
     workspace: dict[str, int] = {}
     for rows, columns in _dense_axes(problem):
         packed = f"packed{len(workspace)}"
-        pack, correlate = _pixel_tile(problem, rows, columns, packed, device_kind)
-        workspace[packed] = max(pack.items, 1) * problem.result_dtype.itemsize
+        pack, correlate = _pixel_tile(problem, rows, columns, packed, device)
+        workspace[packed] = max(pack.items, 1) * VECTOR_BYTES
         launches += [pack, correlate] if pack.items else [correlate]
     tile = f"tile of {_lanes(problem)} channels x {_pixels(columns.grid)} pixels, {len(workspace)} launch(es)"
     return Recipe("register_tile", tuple(launches), workspace, tile)
 
 
 def _dense_axes(problem: Problem) -> Iterator[tuple[Axis, Axis]]:
-    spatial = [
-        (size, taps, stride, dilation, padding[0])
-        for size, taps, stride, dilation, padding in zip(
-            problem.input_shape[2:], problem.weight_shape[2:], problem.stride, problem.dilation, problem.padding, strict=True
-        )
-    ]
+    before = (padding[0] for padding in problem.padding)
+    geometry = zip(problem.weight_shape[2:], problem.stride, problem.dilation, before, strict=True)
     if problem.op == "grad_input":
-        yield from itertools.product(phases(*spatial[0]), phases(*spatial[1]))
+        rows, columns = (phases(size, *axis) for size, axis in zip(problem.input_shape[2:], geometry, strict=True))
+        yield from itertools.product(rows, columns)
     else:
-        grids = problem.output_shape[2:]
-        rows, columns = (Axis(*axis[1:], grid) for axis, grid in zip(spatial, grids, strict=True))
+        rows, columns = (Axis(*axis, grid) for axis, grid in zip(geometry, problem.output_shape[2:], strict=True))
         yield rows, columns
 
 
-def _pixel_tile(problem: Problem, rows: Axis, columns: Axis, packed: str, device_kind: str) -> tuple[Launch, Launch]:
+def _pixel_tile(problem: Problem, rows: Axis, columns: Axis, packed: str, device: Traits) -> tuple[Launch, Launch]:
     """Return the launches that pack the weights and correlate, for one dense correlation."""
     forward = problem.op == "forward"
     source, result = (problem.input_shape, problem.output_shape)[:: 1 if forward else -1]
@@ -287,7 +333,7 @@ def _pixel_tile(problem: Problem, rows: Axis, columns: Axis, packed: str, device
         "register_tile.cl",
         "pack",
         options,
-        groups * blocks * depth * rows.taps * columns.taps * lanes,
+        groups * blocks * depth * rows.taps * columns.taps,
         ("second", packed),
         (
             *(np.int32(per_group), np.int32(depth), taps),
@@ -308,7 +354,7 @@ def _pixel_tile(problem: Problem, rows: Axis, columns: Axis, packed: str, device
         *(_fill(problem), np.int64(items)),
     )
     buffers = ("first", packed, "bias", "out")
-    correlate = Launch("register_tile.cl", "correlate", options, items, buffers, arguments, _tile_group(device_kind))
+    correlate = Launch("register_tile.cl", "correlate", options, items, buffers, arguments, _tile_group(device))
     return pack, correlate
 
 
@@ -331,15 +377,15 @@ def _lanes(problem: Problem) -> int:
     return VECTOR_BYTES // problem.result_dtype.itemsize
 
 
-def _tile_group(device_kind: str) -> int:
-    return 1 if device_kind == "cpu" else GROUP
+def _tile_group(device: Traits) -> int:
+    return 1 if device.kind == "cpu" else GROUP
 
 
 def _axis_options(taps: int, stride: int, dilation: int, axis: str) -> tuple[str, ...]:
     return f"-DTAPS_{axis}={taps}", f"-DSTRIDE_{axis}={stride}", f"-DDILATION_{axis}={dilation if taps > 1 else 1}"
 
 
-def _weight_tile(problem: Problem, device_kind: str) -> Recipe:
+def _weight_tile(problem: Problem, device: Traits, room: int) -> Recipe:
     """Tile grad_weight: taps take the place of pixels."""
     _, depth, *taps = problem.weight_shape
     n, k, p, q = problem.output_shape
@@ -354,7 +400,7 @@ def _weight_tile(problem: Problem, device_kind: str) -> Recipe:
         *_axis_options(taps[1], problem.stride[1], problem.dilation[1], "W"),
     )
     geometry = _geometry(problem)
-    packed_items = n * groups * blocks * p * q * lanes
+    packed_items = n * groups * blocks * p * q
     pack = Launch(
         "weight_tile.cl", "pack", options, packed_items, ("second", "packed"), (*geometry[2:5], np.int64(packed_items))
     )
@@ -367,18 +413,15 @@ def _weight_tile(problem: Problem, device_kind: str) -> Recipe:
         groups * blocks * tiles,
         ("first", "packed"),
         arguments,
-        _tile_group(device_kind),
+        _tile_group(device),
     )
-    wanted = TILES_WANTED if device_kind == "cpu" else ITEMS_WANTED
-    packed_bytes = packed_items * problem.result_dtype.itemsize
-    room = problem
-    if problem.workspace_limit is not None:
-        room = replace(problem, workspace_limit=max(problem.workspace_limit - packed_bytes, 0))
-    split = _split(room, correlate, wanted, "register_tile")
+    wanted = TILES_WANTED if device.kind == "cpu" else ITEMS_WANTED
+    packed_bytes = max(packed_items, 1) * VECTOR_BYTES
+    launches, workspace = _split(problem, correlate, wanted, max(room - packed_bytes, 0))
     return Recipe(
         "register_tile",
-        (pack, *split.launches) if packed_items else split.launches,
-        {"packed": max(packed_bytes, 1), **split.workspace},
+        (pack, *launches) if packed_items else launches,
+        {"packed": packed_bytes, **workspace},
         f"tile of {lanes} channels x {channels} channels x {height}x{width} taps",
     )
 
@@ -399,7 +442,7 @@ def _even(size: int, most: int) -> int:
     return -(-size // -(-size // most))
 
 
-ALGORITHMS: dict[str, Callable[[Problem, str], Recipe]] = {"direct": direct, "register_tile": register_tile}
+ALGORITHMS: dict[str, Callable[[Problem, Traits, int], Recipe]] = {"direct": direct, "register_tile": register_tile}
 
 
 # ---------------------------------------------------------------- arguments and options
@@ -421,6 +464,17 @@ def _geometry(problem: Problem) -> tuple[Any, ...]:
 
 def _fill(problem: Problem) -> np.generic:
     return problem.result_dtype.type(complex(problem.fill_value).real)
+
+
+#: Work-items that look for the largest magnitude of an array.
+MAGNITUDES = 1024
+
+
+def magnitude(dtype: np.dtype[Any], elements: int) -> Launch:
+    """Look for the largest magnitude of the integers in buffer "first": it is one of the MAGNITUDES ulongs in "out"."""
+    options = f"-DFIRST={c_type(dtype)}", "-DRESULT=long", "-DNHWC=0", "-DBOUNDARY_CONSTANT=1"
+    arguments = np.int64(elements), np.int64(MAGNITUDES)
+    return Launch("sums.cl", "magnitude", options, MAGNITUDES, ("first", "out"), arguments)
 
 
 _C_TYPES = {"f4": "float", "f8": "double", "i1": "char", "i2": "short", "i4": "int", "i8": "long"}

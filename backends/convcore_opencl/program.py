@@ -16,45 +16,49 @@ from typing import Any
 
 import pyopencl as cl
 
-from convcore.spi import KernelBuildError
+from convcore.spi import KernelBuildError, Pair
 
 #: Allows a * b + c to become one instruction, which the builtins mad() and fma() do not always.
 BASE_OPTIONS = ("-cl-std=CL1.2", "-cl-mad-enable")
+
+
+class SharedKernel:
+    """A kernel that several threads launch."""
+
+    def __init__(self, kernel: cl.Kernel) -> None:
+        self._kernel, self._lock = kernel, threading.Lock()
+
+    def launch(
+        self, queue: cl.CommandQueue, sizes: Pair, arguments: Sequence[Any], wait_for: Sequence[cl.Event]
+    ) -> cl.Event:
+        """Enqueue it over ``sizes``: work-items in all, and in a group."""
+        with self._lock:
+            self._kernel.set_args(*arguments)
+            return cl.enqueue_nd_range_kernel(queue, self._kernel, sizes[:1], sizes[1:], wait_for=list(wait_for))
 
 
 class Programs:
     """The kernels built in this process, by context, file, options and function."""
 
     def __init__(self) -> None:
-        self._kernels: dict[tuple[Any, ...], cl.Kernel] = {}
-        self._lock = threading.RLock()
+        self._kernels: dict[tuple[Any, ...], SharedKernel] = {}
+        self._building = threading.Lock()
 
-    def launch(
-        self,
-        queue: cl.CommandQueue,
-        file: str,
-        options: tuple[str, ...],
-        function: str,
-        sizes: tuple[int, int],
-        arguments: Sequence[Any],
-        wait_for: Sequence[cl.Event],
-    ) -> cl.Event:
-        """Enqueue one kernel over ``sizes`` (work-items in all, work-items in a group).
+    def kernel(self, queue: cl.CommandQueue, file: str, options: tuple[str, ...], function: str) -> SharedKernel:
+        """Return a kernel for a queue's device, building it the first time.
 
         Raises
         ------
         KernelBuildError
-            If the device's compiler rejects the kernel.
+            If the device's compiler rejects it.
         """
-        key = queue.context, file, options, function
-        with self._lock:
-            if key not in self._kernels:
-                program = build(queue.context, queue.device, file, options)
-                for kernel in program.all_kernels():
-                    self._kernels[(*key[:3], kernel.function_name)] = kernel
-            kernel = self._kernels[key]
-            kernel.set_args(*arguments)
-            return cl.enqueue_nd_range_kernel(queue, kernel, sizes[:1], sizes[1:], wait_for=list(wait_for))
+        key = queue.context, queue.device, file, options
+        if (*key, function) not in self._kernels:
+            with self._building:
+                if (*key, function) not in self._kernels:
+                    for kernel in build(queue.context, queue.device, file, options).all_kernels():
+                        self._kernels[(*key, kernel.function_name)] = SharedKernel(kernel)
+        return self._kernels[(*key, function)]
 
 
 programs = Programs()

@@ -53,13 +53,15 @@ kernel void pack(global const RESULT *weight, long weight0, global RESULT *packe
     const long item = get_global_id(0);
     if (item >= items)
         return;
-    const int lane = item % LANES, s = item / LANES % TAPS_W, r = item / LANES / TAPS_W % TAPS_H;
-    const long block_channel = item / (LANES * TAPS_W * TAPS_H);
+    const int s = item % TAPS_W, r = item / TAPS_W % TAPS_H;
+    const long block_channel = item / (TAPS_W * TAPS_H);
     const int c = block_channel % depth, blocks = (out_per_group + LANES - 1) / LANES;
-    const int group = block_channel / depth / blocks, k = block_channel / depth % blocks * LANES + lane;
+    const int group = block_channel / depth / blocks, k = block_channel / depth % blocks * LANES;
     const long tap = (long)(first_tap.x + r * tap_step.x) * taps.y + first_tap.y + s * tap_step.y;
-    packed[packed0 + item] =
-        k < out_per_group ? weight[weight0 + group * group_step + k * out_step + c * depth_step + tap] : 0;
+    weight += weight0 + group * group_step + k * out_step + c * depth_step + tap;
+    packed += packed0 + item * LANES;
+    for (int lane = 0; lane < LANES; ++lane)
+        packed[lane] = k + lane < out_per_group ? weight[lane * out_step] : 0;
 }
 
 /* The packed weights of one tap, or zeros where its pixel does not exist. */

@@ -48,11 +48,14 @@ kernel void pack(global const RESULT *g, long g0, global RESULT *packed, long pa
     if (item >= items)
         return;
     const int per_group = out_channels / groups, blocks = (per_group + LANES - 1) / LANES;
-    const int lane = item % LANES, q = item / LANES % result.y, p = item / LANES / result.y % result.x;
-    const long image_block = item / LANES / result.y / result.x;
+    const int q = item % result.y, p = item / result.y % result.x;
+    const long image_block = item / result.y / result.x;
     const int block = image_block % (groups * blocks), n = image_block / (groups * blocks);
-    const int within = block % blocks * LANES + lane, k = block / blocks * per_group + within;
-    packed[packed0 + item] = within < per_group ? g[g0 + at(n, k, p, q, out_channels, result)] : 0;
+    const int first = block % blocks * LANES, group = block / blocks;
+    packed += packed0 + item * LANES;
+    for (int lane = 0; lane < LANES; ++lane)
+        packed[lane] = first + lane < per_group
+            ? g[g0 + at(n, group * per_group + first + lane, p, q, out_channels, result)] : 0;
 }
 
 kernel void correlate(global const RESULT *x, long x0, global const vector *packed, long packed0,

@@ -1,0 +1,495 @@
+"""The OpenCL backend on this machine's devices, against the formula written as loops in float64."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from convcore.problem import output_size
+from convcore.spi import KernelBuildError, NoDevice, Problem
+
+cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed")
+cla = pytest.importorskip("pyopencl.array")
+
+from convcore_opencl import arrays, device, execute, plans, program  # noqa: E402
+from convcore_opencl.backend import OpenCLBackend  # noqa: E402
+
+DEVICE_ARRAY = "pyopencl.array.Array"
+
+
+@pytest.fixture(scope="module")
+def backend():
+    engine = OpenCLBackend()
+    found = engine.probe()
+    if isinstance(found, str):
+        pytest.skip(f"no OpenCL device: {found}")
+    return engine
+
+
+def problem(
+    op="forward",
+    image=(2, 3, 7, 9),
+    kernel=(4, 3, 3),
+    stride=(1, 1),
+    padding=((0, 0), (0, 0)),
+    dilation=(1, 1),
+    groups=1,
+    dtype="f4",
+    **more,
+):
+    """Describe a problem; ``kernel`` is (K, R, S)."""
+    n, c, *size = image
+    k, *taps = kernel
+    out = [output_size(*axis) for axis in zip(size, taps, stride, padding, dilation, strict=True)]
+    dtypes = (np.dtype(dtype),) * 2
+    result = dtypes[0] if dtypes[0].kind == "f" else np.dtype("i8")
+    shapes = image, (k, c // groups, *taps), (n, k, *out)
+    described = Problem(op, *shapes, stride, padding, dilation, groups, dtypes=dtypes, result_dtype=result)
+    return replace(described, **more)
+
+
+def operands(p, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def draw(shape, dtype):
+        return (
+            (rng.standard_normal(shape) * 8).astype(dtype) if dtype.kind != "u" else rng.integers(0, 99, shape, dtype)
+        )
+
+    first, second, *_ = [*map(draw, p.operand_shapes, p.dtypes), None]
+    return first, second, draw((p.result_channels,), p.result_dtype) if p.bias else None
+
+
+def to_logical(p, array):
+    return array.transpose(0, 3, 1, 2) if p.layout == "NHWC" and array.ndim == 4 else array
+
+
+def formula(p, first, second, bias=None):
+    """The formula of the issue, product by product, in float64 or Python integers."""
+    wide = np.float64 if p.result_dtype.kind == "f" else object
+    first = to_logical(p, first).astype(wide)
+    result = np.zeros(
+        {"forward": p.output_shape, "grad_input": p.input_shape, "grad_weight": p.weight_shape}[p.op], wide
+    )
+    second = (to_logical(p, second) if p.op == "grad_weight" else second).astype(wide)
+    (n_, c_, h_, w_), (k_, _, r_, s_), (_, _, p_, q_) = p.input_shape, p.weight_shape, p.output_shape
+    per_group, out_per_group = c_ // p.groups, k_ // p.groups
+    for n, k, i, j in itertools.product(range(n_), range(k_), range(p_), range(q_)):
+        for c, r, s in itertools.product(range(per_group), range(r_), range(s_)):
+            h = i * p.stride[0] + r * p.dilation[0] - p.padding[0][0]
+            w = j * p.stride[1] + s * p.dilation[1] - p.padding[1][0]
+            channel = k // out_per_group * per_group + c
+            inside = 0 <= h < h_ and 0 <= w < w_
+            if p.op == "grad_input":
+                if inside:
+                    result[n, channel, h, w] += first[n, k, i, j] * second[k, c, r, s]
+                continue
+            pixel = first[n, channel, h, w] if inside else p.result_dtype.type(p.fill_value).item()
+            if p.op == "forward":
+                result[n, k, i, j] += pixel * second[k, c, r, s]
+            else:
+                result[k, c, r, s] += pixel * second[n, k, i, j]
+    if bias is not None:
+        result += bias.astype(wide)[:, None, None]
+    return result.transpose(0, 2, 3, 1) if p.layout == "NHWC" and p.op != "grad_weight" else result
+
+
+def assert_right(p, result, first, second, bias=None):
+    assert result.shape == p.result_shape
+    assert result.dtype == p.result_dtype
+    expected = formula(p, first, second, bias)
+    if p.result_dtype.kind == "i":
+        np.testing.assert_array_equal(result, expected.astype(np.int64))
+        return
+    magnitudes = [None if array is None else np.abs(array) for array in (first, second, bias)]
+    scale = formula(replace(p, fill_value=abs(p.fill_value)), *magnitudes)
+    allowed = 4 * np.finfo(p.result_dtype).eps * np.sqrt(p.reduction_length) * scale
+    assert (np.abs(result - expected) <= allowed).all()
+
+
+GEOMETRIES = {
+    "plain": {},
+    "strided": {"stride": (2, 3), "image": (2, 3, 9, 11)},
+    "asymmetric padding": {"padding": ((0, 2), (3, 1))},
+    "dilated": {"dilation": (2, 3), "image": (1, 3, 9, 12)},
+    "strided and dilated": {"stride": (2, 4), "dilation": (4, 2), "image": (1, 2, 13, 12), "padding": ((2, 1), (0, 3))},
+    "groups": {"groups": 2, "image": (1, 4, 6, 7), "kernel": (6, 2, 3)},
+    "depthwise with multiplier": {"groups": 3, "kernel": (6, 3, 2), "padding": ((1, 1), (1, 1))},
+    "1x1": {"kernel": (9, 1, 1)},
+    "1x1 strided": {"kernel": (2, 1, 1), "stride": (3, 2)},
+    "kernel larger than the image": {"image": (1, 2, 2, 3), "kernel": (2, 5, 4), "padding": ((2, 2), (1, 1))},
+    "wide": {"image": (1, 2, 3, 40), "kernel": (9, 1, 13), "padding": ((0, 0), (6, 6))},
+}
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("algorithm", ["direct", "register_tile"])
+@pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+def test_every_geometry_is_the_formula(backend, geometry, op, algorithm, layout):
+    p = problem(op, **geometry, algorithm=algorithm, layout=layout, fill_value=1.5, bias=op != "grad_weight")
+    assert backend.supports(p) is True
+    plan = backend.plan(p)
+    assert plan.algorithm == algorithm
+    given = operands(p)
+    assert_right(p, plan(*given), *given)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4"])
+@pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+def test_every_dtype_is_the_formula(backend, op, dtype):
+    p = problem(op, stride=(2, 1), padding=((1, 0), (1, 1)), dtype=dtype, fill_value=3)
+    if dtype == "f8" and not device.traits(device.choose()).float64:
+        pytest.skip("this device does not compute in float64")
+    given = operands(p)
+    assert_right(p, backend.plan(p)(*given), *given)
+
+
+def test_mixed_integers_are_widened(backend):
+    p = problem(dtypes=(np.dtype("u1"), np.dtype("i4")), result_dtype=np.dtype("i8"))
+    x, w, _ = operands(p)
+    x[...] = 255
+    w[...] = 2**31 - 1
+    assert_right(p, backend.plan(p)(x, w), x, w)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["f4", "u1"])
+def test_grad_bias_is_a_sum(backend, dtype, layout):
+    shape = (3, 5, 70, 4)
+    p = problem("grad_bias", shape, (5, 1, 1), groups=5, dtype=dtype, layout=layout)
+    g, _, _ = operands(p)
+    np.testing.assert_allclose(
+        backend.plan(p)(g), to_logical(p, g).sum((0, 2, 3), dtype=np.float64), rtol=1e-5, atol=1e-4
+    )
+
+
+def test_a_tiled_gradient_gives_the_same_bits_each_time(backend):
+    p = problem("grad_weight", (2, 5, 60, 60), (9, 3, 3), padding=((1, 1), (1, 1)))
+    plan = backend.plan(p)
+    assert plan.algorithm == "register_tile"
+    assert plan.workspace_bytes > 2 * 60 * 60 * 32
+    assert plan.notes.startswith("tile of 8 channels x 1 channels x 3x3 taps; on ")
+    x, g, _ = operands(p)
+    other = backend.plan(replace(p, algorithm="direct"))
+    np.testing.assert_allclose(plan(x, g), other(x, g), rtol=0, atol=2e-2)
+    assert plan(x, g).tobytes() == plan(x, g).tobytes()
+
+
+def test_a_transposed_convolution_may_ask_for_a_smaller_output(backend):
+    for algorithm in ("direct", "register_tile"):
+        p = problem("grad_input", (1, 2, 9, 9), (3, 3, 3), (2, 2), algorithm=algorithm, output_shape=(1, 3, 2, 3))
+        given = operands(p)
+        assert_right(p, backend.plan(p)(*given), *given)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "register_tile"])
+def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(backend, algorithm):
+    for op in ("forward", "grad_input", "grad_weight"):
+        p = problem(op, (0, 3, 7, 9), algorithm=algorithm)
+        result = backend.plan(p)(*operands(p))
+        assert result.shape == p.result_shape
+        assert not result.any()
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "register_tile"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_nan_and_infinity_go_where_the_formula_sends_them(backend, op, value, algorithm, layout):
+    p = problem(op, (1, 2, 5, 10), (3, 3, 3), padding=((2, 1), (2, 1)), algorithm=algorithm, layout=layout)
+    first, second, _ = operands(p)
+    second[(0,) * 4] = value
+    first[(0,) * 4] = value
+    with np.errstate(invalid="ignore"):
+        expected = formula(p, first, second)
+    result = backend.plan(p)(first, second)
+    np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
+    np.testing.assert_array_equal(np.isinf(result), np.isinf(expected))
+
+
+def test_threads_share_a_plan(backend):
+    p = problem(image=(1, 8, 40, 40), kernel=(16, 3, 3), algorithm="register_tile")
+    plan = backend.plan(p)
+    given = [operands(p, seed) for seed in range(4)]
+    expected = [plan(*each) for each in given]
+    wrong = []
+
+    def work(index):
+        for _ in range(20):
+            if not np.array_equal(plan(*given[index]), expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# ---------------------------------------------------------------- device arrays
+
+
+@pytest.fixture
+def no_transfers(monkeypatch):
+    """Fail when an array is copied between host and device."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a copy between host and device")
+
+    monkeypatch.setattr(cl, "enqueue_copy", refuse)
+    monkeypatch.setattr(cla.Array, "get", refuse)
+    monkeypatch.setattr(cla.Array, "set", refuse)
+
+
+def on_device(backend, p):
+    given = [None if array is None else backend.to_device(array) for array in operands(p)]
+    return replace(p, arrays=DEVICE_ARRAY), given
+
+
+@pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+@pytest.mark.parametrize("algorithm", ["direct", "register_tile"])
+def test_device_arrays_stay_on_the_device(backend, op, algorithm, request):
+    host = problem(op, padding=((1, 1), (1, 1)), algorithm=algorithm, bias=op != "grad_weight")
+    p, given = on_device(backend, host)
+    plan = backend.plan(p)
+    backend.synchronize()
+    request.getfixturevalue("no_transfers")
+    result = plan(*given)
+    assert isinstance(result, cla.Array)
+    assert result.queue == given[0].queue
+    request.getfixturevalue("monkeypatch").undo()
+    assert_right(host, backend.from_device(result), *operands(host))
+
+
+def test_device_arrays_may_be_views_and_take_another_context(backend):
+    context = cl.Context([device.choose()])
+    queue = cl.CommandQueue(context)
+    p = problem(algorithm="register_tile", bias=True)
+    x, w, bias = operands(p)
+    given = [cla.to_device(queue, np.stack([array, array]))[1] for array in (x, w, bias)]
+    assert given[0].offset > 0
+    out = cla.zeros(queue, (3, *p.result_shape), np.float32)
+    plan = backend.plan(replace(p, arrays=DEVICE_ARRAY))
+    assert plan(*given, out=out[1]) is not None
+    result = out.get()
+    assert_right(p, result[1], x, w, bias)
+    assert not result[0].any()
+    assert not result[2].any()
+
+
+def test_an_empty_batch_on_the_device(backend):
+    p, given = on_device(backend, problem(image=(0, 3, 7, 9)))
+    assert backend.plan(p)(*given).shape == (0, 4, 5, 7)
+    p, given = on_device(backend, problem("grad_weight", (0, 3, 7, 9)))
+    assert not backend.plan(p)(*given).get().any()
+
+
+def test_unusable_device_arrays_are_refused_in_words(backend):
+    p, (x, w, _) = on_device(backend, problem())
+    plan = backend.plan(p)
+    context = cl.Context([device.choose()])
+    elsewhere = cla.to_device(cl.CommandQueue(context), w.get())
+    both = backend.to_device(np.zeros(2 * p.operand_shapes[0][0] * 3 * 7 * 9, np.float32))
+    overlapping = both[: np.prod(p.result_shape)].reshape(p.result_shape)
+    x_in_both = both[100 : 100 + x.size].reshape(x.shape)
+    apart = both[-x.size :].reshape(x.shape)
+    unaligned = cla.Array(x.queue, x.shape, x.dtype, data=both.data, offset=2)
+    cases = [
+        ((x.get(), w), {}, TypeError, "`x` must be a pyopencl.array.Array for this plan, got ndarray"),
+        ((x[:1], w), {}, ValueError, "`x` must have shape (2, 3, 7, 9) for this plan, got (1, 3, 7, 9)"),
+        ((x, w.astype(np.float64)), {}, TypeError, "`weight` must have dtype float32 for this plan, got float64"),
+        ((x, w, w), {}, TypeError, "this plan was made without a bias"),
+        ((x, elsewhere), {}, ValueError, "`weight` is in another context than `x`; put both in one"),
+        ((x_in_both, w), {"out": overlapping}, ValueError, "`out` must not share memory with `x`"),
+        ((unaligned, w), {}, ValueError, "`x` must start at a whole element of its buffer, got byte 2"),
+        ((x, w), {"out": apart}, ValueError, "`out` must have shape (2, 4, 5, 7), got (2, 3, 7, 9)"),
+    ]
+    for given, keywords, error, message in cases:
+        with pytest.raises(error) as caught:
+            plan(*given, **keywords)
+        assert str(caught.value).replace(" for this plan", "") == f"opencl: {message}".replace(" for this plan", "")
+    transposed = cla.Array(x.queue, x.shape, x.dtype, order="F")
+    with pytest.raises(ValueError, match=r"^opencl: `x` must be C-contiguous, got strides \(4, 8, 24, 168\)$"):
+        plan(transposed, w)
+
+
+def test_a_subbuffer_overlaps_its_parent(backend):
+    p, (_, w, _) = on_device(backend, problem())
+    queue = w.queue
+    parent = cl.Buffer(queue.context, cl.mem_flags.READ_WRITE, 16384)
+    x = cla.Array(queue, p.operand_shapes[0], np.float32, data=parent)
+    part = parent.get_sub_region(1024, 8192)
+    out = cla.Array(queue, p.result_shape, np.float32, data=part)
+    with pytest.raises(ValueError, match=r"^opencl: `out` must not share memory with `x`$"):
+        backend.plan(p)(x, w, None, out)
+
+
+def test_integers_on_the_device_may_not_overflow(backend):
+    host = problem(dtype="i8")
+    p, _ = on_device(backend, host)
+    x, w, _ = operands(host)
+    plan = backend.plan(p)
+    assert_right(host, plan(backend.to_device(x), backend.to_device(w)).get(), x, w)
+    x[0, 0, 0, 0] = -(2**63)
+    with pytest.raises(OverflowError, match=r"^opencl: int64 could overflow, sums may reach .* use floating point$"):
+        plan(backend.to_device(x), backend.to_device(w))
+
+
+def test_arrays_without_a_queue_use_the_backends_own(backend):
+    p, (x, w, _) = on_device(backend, problem())
+    result = backend.plan(p)(x.with_queue(None), w.with_queue(None))
+    assert_right(problem(), backend.from_device(result), x.get(), w.get())
+
+
+# ---------------------------------------------------------------- devices and failures
+
+
+def test_probe_lists_the_chosen_device_first(backend):
+    found = backend.probe()
+    assert sorted(one.index for one in found) == list(range(len(device.all_devices())))
+    assert found[0].name == device.choose().name.strip()
+    assert set(found[0].detail) == {"platform", "driver", "compute_units", "memory_bytes"}
+
+
+def test_a_device_is_chosen_by_index_name_or_variable(backend, monkeypatch):
+    last = device.all_devices()[-1]
+    index = len(device.all_devices()) - 1
+    assert device.choose(str(index)) == last
+    assert last.name.lower() in device.choose(last.name.strip().upper()).name.lower()
+    monkeypatch.setenv("CONVCORE_OPENCL_DEVICE", str(index))
+    assert device.choose() == last
+    assert device.choose("0") == device.all_devices()[0]
+    monkeypatch.setenv("CONVCORE_OPENCL_DEVICE", "no such device")
+    there = ", ".join(f"{i} ({one.name.strip()})" for i, one in enumerate(device.all_devices()))
+    message = f"CONVCORE_OPENCL_DEVICE asks for device 'no such device', there are: {there}"
+    assert OpenCLBackend().probe() == message
+    with pytest.raises(NoDevice) as caught:
+        device.choose("99")
+    assert str(caught.value) == f"'opencl:99' asks for device '99', there are: {there}"
+
+
+def test_pyopencl_ctx_is_honoured(backend, monkeypatch):
+    last = device.all_devices()[-1]
+    monkeypatch.delenv("CONVCORE_OPENCL_DEVICE", raising=False)
+    platforms = cl.get_platforms()
+    monkeypatch.setenv("PYOPENCL_CTX", f"{platforms.index(last.platform)}:{last.platform.get_devices().index(last)}")
+    assert device.choose() == last
+    monkeypatch.setenv("PYOPENCL_CTX", "77")
+    assert OpenCLBackend().probe().startswith("PYOPENCL_CTX='77' names no device: ")
+
+
+def test_no_driver_is_a_reason_and_not_an_exception(monkeypatch):
+    def nothing():
+        raise cl.LogicError("PLATFORM_NOT_FOUND_KHR")
+
+    monkeypatch.setattr(device, "_process", device._Process())
+    monkeypatch.setattr(cl, "get_platforms", nothing)
+    assert OpenCLBackend().probe() == "no OpenCL driver is installed (PLATFORM_NOT_FOUND_KHR)"
+    monkeypatch.setattr(cl, "get_platforms", list)
+    assert OpenCLBackend().probe() == "no OpenCL driver offers a device (drivers: none)"
+
+
+def test_a_rejected_kernel_says_where_and_why(backend):
+    runtime = device.runtime(device.choose())
+    with pytest.raises(KernelBuildError) as caught:
+        program.build(runtime.context, runtime.device, "direct.cl", ["-DFIRST=nonsense", "-DSECOND=float"])
+    error = caught.value
+    assert error.device == runtime.device.name.strip()
+    assert error.options == "-cl-std=CL1.2 -cl-mad-enable -DFIRST=nonsense -DSECOND=float"
+    assert "nonsense" in error.log
+    assert str(error).startswith(f"{error.device} rejected direct.cl built with {error.options}: ")
+    given = operands(problem())
+    assert_right(problem(), backend.plan(problem())(*given), *given)
+
+
+def test_a_full_device_says_so_and_stays_usable(backend, monkeypatch):
+    p = problem()
+    given = operands(p)
+    out = np.full(p.result_shape, 7, np.float32)
+    real = cl.Buffer
+
+    def full(context, flags, *size, **more):
+        if size:
+            raise cl.MemoryError("create_buffer failed: MEM_OBJECT_ALLOCATION_FAILURE")
+        return real(context, flags, **more)
+
+    monkeypatch.setattr(execute.cl, "Buffer", full)
+    with pytest.raises(MemoryError) as caught:
+        backend.plan(p)(*given, out)
+    assert f"has no room for forward on {p.bytes} bytes of arrays" in str(caught.value)
+    assert (out == 7).all()
+    monkeypatch.undo()
+    assert_right(p, backend.plan(p)(*given), *given)
+
+
+def test_plans_can_be_made_in_threads_that_never_saw_the_device(backend):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(device.runtime(device.choose())))
+    thread.start()
+    thread.join()
+    assert found == [device.runtime(device.choose())]
+
+
+FORK = """
+import os, signal, sys
+import numpy as np
+from convcore.spi import NoDevice, Problem
+from convcore_opencl.backend import OpenCLBackend
+
+problem = Problem("forward", (1, 16, 64, 64), (16, 16, 3, 3), (1, 16, 62, 62), algorithm="register_tile")
+ones = [np.ones(shape, np.float32) for shape in problem.operand_shapes]
+backend = OpenCLBackend()
+plan = backend.plan(problem)
+pocl = "Portable" in backend.probe()[0].detail["platform"]
+assert (plan(*ones) == 144).all()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    if pocl:
+        reason = backend.probe()
+        assert reason.startswith("PoCL was in use when this process was forked"), reason
+        try:
+            plan(*ones)
+        except NoDevice as error:
+            assert str(error) == reason
+            os._exit(0)
+        os._exit(1)
+    os._exit(0 if (plan(*ones) == 144).all() else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert (plan(*ones) == 144).all()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+def test_a_forked_child_computes_or_says_why_not(backend):
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_does_not_import_pyopencl():
+    code = "import sys, convcore_opencl, convcore_opencl.backend; assert 'pyopencl' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_kernel_file_opens_with_what_it_is_for():
+    for file in ("direct.cl", "sums.cl", "register_tile.cl", "weight_tile.cl"):
+        text = program.source(file)
+        assert text.startswith("/*\n * Purpose\n")
+        assert text.count(" * Purpose\n") == 2
+
+
+def test_largest_magnitudes_are_found_on_the_device(backend):
+    values = np.zeros(5000, np.int64)
+    values[4321] = -(2**63)
+    array = backend.to_device(values)
+    assert arrays._magnitude(array.queue, array) == 2**63
+    assert plans.magnitude(np.dtype("u1"), 10).arguments[0] == 10

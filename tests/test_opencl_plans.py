@@ -1,0 +1,156 @@
+"""The OpenCL backend's choices: plain text and numbers, tested without a device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from convcore_opencl.plans import Traits, phases, recipe, refusal, tap_tile
+
+from convcore.spi import Problem
+
+CPU = Traits("a processor")
+DENSE = Problem("forward", (1, 64, 56, 56), (64, 64, 3, 3), (1, 64, 56, 56), padding=((1, 1), (1, 1)))
+GRADIENT = replace(DENSE, op="grad_weight")
+INTEGERS = replace(DENSE, dtypes=(np.dtype("u1"), np.dtype("i1")), result_dtype=np.dtype("i8"))
+
+
+def brute_force(size, taps, stride, dilation, before):
+    """Return every (input position, output position, tap) of a forward correlation on an endless axis."""
+    return {
+        (p * stride + r * dilation - before, p, r)
+        for p in range(-size - 50, size + 50)
+        for r in range(taps)
+        if 0 <= p * stride + r * dilation - before < size
+    }
+
+
+@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize("taps", [1, 2, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("dilation", [1, 2, 3, 4])
+@pytest.mark.parametrize("before", [0, 2])
+def test_the_phases_of_an_axis_are_the_transposed_correlation(size, taps, stride, dilation, before):
+    found = []
+    for axis in phases(size, taps, stride, dilation, before):
+        assert axis.stride == 1
+        for i in range(axis.grid):
+            for t in range(axis.taps):
+                position = i + t * axis.dilation - axis.before
+                found.append((axis.first + i * axis.step, position, axis.first_tap + t * axis.tap_step))
+    assert len(found) == len(set(found))
+    assert set(found) == brute_force(size, taps, stride, dilation, before)
+
+
+def test_the_phases_of_an_axis_cover_each_position_once():
+    covered = [axis.first + i * axis.step for axis in phases(11, 2, 4, 1, 1) for i in range(axis.grid)]
+    assert sorted(covered) == list(range(11))
+
+
+@pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+def test_nothing_is_compiled_per_shape(op):
+    small, large = (
+        replace(
+            DENSE, op=op, input_shape=(n, c, size, size), weight_shape=(k, c, 3, 3), output_shape=(n, k, size, size)
+        )
+        for n, c, k, size in ((1, 32, 48, 40), (3, 128, 256, 104))
+    )
+    first, second = recipe(small, CPU), recipe(large, CPU)
+    assert first.algorithm == second.algorithm == "register_tile"
+    built = [{(launch.file, launch.options) for launch in chosen.launches} for chosen in (first, second)]
+    assert built[0] - {("sums.cl", first.launches[-1].options)} == built[1] - {("sums.cl", second.launches[-1].options)}
+
+
+@pytest.mark.parametrize(
+    ("taps", "depth", "expected"),
+    [
+        ((3, 3), 64, (3, 3, 1)),
+        ((1, 1), 64, (1, 1, 8)),
+        ((1, 1), 3, (1, 1, 2)),
+        ((5, 5), 64, (2, 5, 1)),
+        ((7, 7), 3, (1, 7, 1)),
+        ((31, 31), 1, (1, 11, 1)),
+        ((1, 3), 64, (1, 3, 4)),
+    ],
+)
+def test_a_tile_of_taps_fills_the_accumulators(taps, depth, expected):
+    assert tap_tile(taps, depth) == expected
+
+
+def test_small_integer_and_depthwise_problems_are_left_to_the_direct_kernels():
+    assert recipe(DENSE, CPU).algorithm == "register_tile"
+    assert recipe(INTEGERS, CPU).algorithm == "direct"
+    tiny = replace(DENSE, input_shape=(1, 1, 6, 8), weight_shape=(1, 1, 1, 2), output_shape=(1, 1, 6, 7))
+    assert recipe(tiny, CPU).algorithm == "direct"
+    depthwise = replace(GRADIENT, weight_shape=(64, 1, 3, 3), groups=64)
+    assert recipe(depthwise, CPU).algorithm == "direct"
+
+
+def test_a_workspace_limit_chooses_another_algorithm_or_fewer_chunks():
+    assert recipe(replace(DENSE, workspace_limit=1000), CPU).algorithm == "direct"
+    split = replace(GRADIENT, weight_shape=(8, 1, 3, 3), input_shape=(1, 1, 56, 56), output_shape=(1, 8, 56, 56))
+    assert recipe(split, CPU).workspace_bytes > 1000
+    limited = recipe(replace(split, workspace_limit=1000), CPU)
+    assert 0 < limited.workspace_bytes <= 1000
+    assert recipe(replace(split, workspace_limit=0), CPU).workspace_bytes == 0
+
+
+def test_a_device_without_room_for_the_packed_copy_gets_the_direct_kernels():
+    narrow = replace(GRADIENT, output_shape=(1, 1, 56, 56), weight_shape=(1, 64, 3, 3), input_shape=(1, 64, 56, 56))
+    assert recipe(narrow, CPU).algorithm == "register_tile" or refusal(narrow, CPU) == ""
+    assert recipe(DENSE, replace(CPU, largest_buffer=100_000)).algorithm == "direct"
+
+
+@pytest.mark.parametrize(
+    ("problem", "device", "reason"),
+    [
+        (
+            replace(DENSE, dtypes=(np.dtype("f8"),) * 2, result_dtype=np.dtype("f8")),
+            replace(CPU, float64=False),
+            "a processor does not compute in float64",
+        ),
+        (
+            replace(DENSE, algorithm="winograd"),
+            CPU,
+            "algorithm 'winograd' is unknown, known are direct, register_tile",
+        ),
+        (
+            replace(INTEGERS, algorithm="register_tile"),
+            CPU,
+            "algorithm 'register_tile' computes float32 and float64, not uint8",
+        ),
+        (
+            replace(DENSE, op="grad_bias", algorithm="register_tile"),
+            CPU,
+            "algorithm 'register_tile' does not compute grad_bias, which is a sum",
+        ),
+        (
+            replace(DENSE, dilation=(1, 70), algorithm="register_tile"),
+            CPU,
+            "algorithm 'register_tile' takes tiles that span 128 pixels of a row, these span 148",
+        ),
+        (
+            replace(DENSE, algorithm="register_tile", workspace_limit=1000),
+            CPU,
+            "algorithm 'register_tile' needs 147456 bytes of workspace, the limit is 1000",
+        ),
+        (
+            DENSE,
+            replace(CPU, largest_buffer=800_000),
+            "a buffer of 802816 bytes is larger than a processor allows, 800000",
+        ),
+        (
+            DENSE,
+            replace(CPU, memory=1_000_000),
+            "1900544 bytes are more than the memory of a processor, 1000000",
+        ),
+        (
+            replace(DENSE, padding=((0, 2**31), (0, 0))),
+            CPU,
+            "an extent of 2147483707 pixels or channels is too large, at most 2147483647",
+        ),
+    ],
+)
+def test_what_is_refused_is_refused_in_words(problem, device, reason):
+    assert refusal(problem, device) == reason
