@@ -45,7 +45,7 @@ def test_it_is_found(python):
         "import convcore; [e] = [b for b in convcore.backends() if b.name == 'example']; print(e.state, e.distribution)"
     )
     result = python("-c", code)
-    assert result.stdout == "('ready', 'convcore-example')\n", result.stderr
+    assert result.stdout == "ready convcore-example\n", result.stderr
 
 
 def test_it_passes_the_kit(python):
