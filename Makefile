@@ -34,7 +34,7 @@ lint: $(VENV)/.test ## lint, types and layering only
 	$(call say,Checking style and spelling)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/cython-lint backends
+	@PATH="$(abspath $(BIN)):$$PATH" cython-lint backends  # it looks for pycodestyle there
 	@$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 	@$(BIN)/codespell
 	$(call say,Checking types and layering)
