@@ -1,7 +1,7 @@
 """Building kernels, once for each context and set of options, and launching them.
 
 A ``cl.Kernel`` holds its arguments, so setting them and enqueueing is one step under a lock.
-PyOpenCL or the driver keeps binaries on disk; here only what this process has built is kept.
+What this process has built is kept in memory, and on disk by those drivers that keep it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from convcore.spi import KernelBuildError, Pair
 
 #: Allows a * b + c to become one instruction, which the builtins mad() and fma() do not always.
 BASE_OPTIONS = ("-cl-std=CL1.2", "-cl-mad-enable")
+
+#: PyOpenCL's own cache stays off: where its folder cannot be written it fails the build (2026.1, KeyError).
+_NO_CACHE: Any = False
 
 
 class SharedKernel:
@@ -93,7 +96,7 @@ def build(context: cl.Context, device: cl.Device, file: str, options: Sequence[s
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", cl.CompilerWarning)
-            return program.build(flags, [device])
+            return program.build(flags, [device], cache_dir=_NO_CACHE)
     except cl.RuntimeError as error:
         raise KernelBuildError(
             f"{device.name.strip()} rejected {file} built with {' '.join(flags)}: {error}",
