@@ -2,12 +2,14 @@
 
 How a problem becomes work::
 
-    backend.py   CPUBackend.plan(problem)
-    plans.py       chooses algorithm, micro-kernel, tiles and batches -> Program: steps, their sizes and offset tables
-    geometry.py      where every pixel lies in the packed planes
-    engine.pyx     binds the program to C structures; owns memory, threads and the way to and from Python
-    kernels/         tasks of the steps (pack.h, correlate.h, accumulate.h, ...) call
-                     micro-kernels (outer.h, dot.h), one row of table.h each, compiled for each ISA
+    backend.py       CPUBackend.plan(problem)
+    plans.py           chooses the algorithm -> Program: steps, their sizes and offset tables
+    correlate.py         of forward and grad_input; grad_weight.py of grad_weight
+    layout.py              where operands lie, what is packed, the workspace
+    geometry.py            the offset of every tap; tiles.py the micro-kernel that takes the fewest cycles
+    engine.pyx         binds the program to C structures; owns memory, threads and the way to and from Python
+    kernels/             tasks of the steps (pack.h, correlate.h, accumulate.h, ...) call
+                         micro-kernels (outer.h, dot.h), one row of table.h each, compiled for each ISA
 """
 
 from __future__ import annotations

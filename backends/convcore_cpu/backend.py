@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 
 from convcore.spi import Backend, Device, Plan, Problem
-from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan, MicroKernel
-from convcore_cpu.plans import Unsupported, make_program
+from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
+from convcore_cpu.plans import Program, UnsupportedError, make_program
 
 
 class CPUBackend(Backend):
@@ -24,8 +25,8 @@ class CPUBackend(Backend):
     def supports(self, problem: Problem) -> bool | str:
         """Return True, or why not: an unknown algorithm, or more workspace than allowed."""
         try:
-            make_program(problem, _micro_kernels(), _thread_limit())
-        except Unsupported as reason:
+            _program(problem, _isa(), _thread_limit())
+        except UnsupportedError as reason:
             return str(reason)
         return True
 
@@ -37,17 +38,23 @@ class CPUBackend(Backend):
         ValueError
             If an environment variable cannot be understood.
         """
-        return CPUPlan(problem, make_program(problem, _micro_kernels(), _thread_limit()))
+        return CPUPlan(problem, _program(problem, _isa(), _thread_limit()))
 
 
-def _micro_kernels() -> list[MicroKernel]:
-    """Return the rows that may run: those of the best instruction set, or of the one that is forced, and below."""
+@lru_cache(maxsize=8)
+def _program(problem: Problem, isa: str, threads: int | None) -> Program:
+    """Lay out the problem, once for ``supports`` and the ``plan`` that follows."""
+    return make_program(problem, [row for name in ISAS[: ISAS.index(isa) + 1] for row in MICRO_KERNELS[name]], threads)
+
+
+def _isa() -> str:
+    """Return the best instruction set, or the one that is forced; rows of those below it may run too."""
     isa = os.environ.get("CONVCORE_CPU_ISA", ISAS[-1])
     if isa not in MICRO_KERNELS:
         raise ValueError(f"CONVCORE_CPU_ISA={isa!r}: expected one of {', '.join(MICRO_KERNELS)}")
     if isa not in ISAS:
         raise ValueError(f"CONVCORE_CPU_ISA={isa!r}: this processor has only {', '.join(ISAS)}")
-    return [row for name in ISAS[: ISAS.index(isa) + 1] for row in MICRO_KERNELS[name]]
+    return isa
 
 
 def _thread_limit() -> int | None:

@@ -146,7 +146,7 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.pack.lines = <const kernels.axis *> _table(step, "lines")
         data.pack.columns = <const kernels.axis *> _table(step, "columns")
         data.pack.fill = _table(step, "fill")
-    elif kind == "correlate":
+    elif kind in ("correlate", "exact"):
         data.correlate.sizes = step.sizes
         data.correlate.kernel = _kernel(step)
         data.correlate.offsets = <const index_t *> _table(step, "offsets")
@@ -270,10 +270,13 @@ cdef int _running = 0   # runs in progress, on any thread; the GIL guards it
 
 
 cdef int _thread_count(int limit) noexcept:
-    """Return how many threads a run may use: runs that go on at the same time share them."""
+    """Return how many threads a run may use, 0 being no limit: runs that go on at the same time share them."""
     if limit == 1 or after_fork:
         return 1
-    return max(1, min(limit, omp_get_max_threads()) // _running)
+    cdef int threads = omp_get_max_threads()
+    if limit:
+        threads = min(threads, limit)
+    return max(1, threads // _running)
 
 
 cdef struct Operand:
@@ -339,7 +342,7 @@ cdef class Engine:
             program.image_bytes
         )
         self.workspace_bytes = program.workspace_bytes
-        self.threads = program.threads
+        self.threads = program.threads or 0
         memset(self.expected, 0, sizeof(self.expected))
         for i, (shape, dtype) in enumerate(zip(problem.operand_shapes, problem.dtypes)):
             self.expected[i] = _operand(shape, dtype)
@@ -390,7 +393,7 @@ cdef class Engine:
         """Run on arrays that are exactly what the problem says."""
         cdef Py_buffer views[4]
         cdef char *data[4]
-        cdef int held = 0, i
+        cdef int i
         arrays = (first, second, bias, out)
         memset(data, 0, sizeof(data))
         memset(views, 0, sizeof(views))

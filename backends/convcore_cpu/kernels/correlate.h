@@ -12,7 +12,7 @@
  * buffer on the stack.
  *
  * Where B's planes are padded with zeros that the formula does not have (grad_input), a zero times an infinite weight
- * is a NaN that must not be: `watch_nan` reports any NaN, and correlate_exact.h then does the step again.
+ * is a NaN that must not be: `watch_nan` reports any NaN, and exact.h then does the step again.
  */
 static void NAMED(store_tile)(const TYPE *tile, const correlate_step *s, index_t row, index_t rows, index_t start,
                               index_t lo, index_t hi, TYPE *out) {

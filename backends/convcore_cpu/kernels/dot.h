@@ -19,7 +19,7 @@ static inline __attribute__((always_inline)) void NAMED(dot)(const int rows, con
                                                              const TYPE *a, const TYPE *b, TYPE *out) {
     enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
     const index_t whole = loop->width / LANES * LANES;
-    NAMED(vector) sum[MAX_ROWS];
+    NAMED(vector) sum[MAX_TILE_ROWS];
     NAMED(mask) mask;
     (void)vectors; /* one */
     for (int lane = 0; lane < LANES; lane++) mask[lane] = whole + lane < loop->width ? -1 : 0;

@@ -6,10 +6,6 @@
 #include "micro.h"
 #include "table.h"
 
-/* No tile of the table is larger: bounds of the arrays that become registers. */
-#define MAX_ROWS 16
-#define MAX_VECTORS 8
-
 /* Loads and stores are from any element's address, hence the alignment. */
 #define VECTOR(type) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(type)), may_alias)) type
 typedef VECTOR(f32) f32_vector;
@@ -38,6 +34,10 @@ typedef VECTOR(int64_t) i64_mask;
 #define PASS_dot loop, a, b, out
 
 #define DEFINE(type, algorithm, rows, columns)                                                                         \
+    _Static_assert(rows <= MAX_TILE_ROWS && rows * columns <= MAX_TILE &&                                              \
+                       columns * sizeof(type) <= MAX_TILE_VECTORS * VECTOR_BYTES &&                                    \
+                       columns * sizeof(type) % VECTOR_BYTES == 0,                                                     \
+                   "a tile is a whole number of vectors, within the limits of micro.h");                               \
     static void type##_##algorithm##_##rows##x##columns(ARGUMENTS_##algorithm) {                                       \
         type##_##algorithm(rows, columns * sizeof(type) / VECTOR_BYTES, PASS_##algorithm);                             \
     }
@@ -55,5 +55,5 @@ typedef VECTOR(int64_t) i64_mask;
 
 JOIN(MICRO_KERNELS, ISA)(DEFINE)
 
-static const micro_kernel rows[] = {JOIN(MICRO_KERNELS, ISA)(ENTRY)};
+    static const micro_kernel rows[] = {JOIN(MICRO_KERNELS, ISA)(ENTRY)};
 const micro_kernel_table JOIN(micro_kernels, ISA) = {rows, sizeof rows / sizeof rows[0]};

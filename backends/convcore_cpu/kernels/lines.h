@@ -11,8 +11,8 @@ static void NAMED(lines)(const void *step, char *const *buffers, index_t images,
     const index_t c = task % z->c_per_group, k = task / z->c_per_group % (z->k_per_group * z->groups);
     const index_t pairs = z->c_per_group * z->k_per_group * z->groups, pair = task % pairs, part = task / pairs;
     const index_t chunks = (z->lines + z->lines_at_once - 1) / z->lines_at_once, all = images * chunks;
-    const TYPE *a = (const TYPE *)buffers[z->a_buffer] + z->a_offset +
-                    (k / z->k_per_group * z->c_per_group + c) * z->a_channel;
+    const TYPE *a =
+        (const TYPE *)buffers[z->a_buffer] + z->a_offset + (k / z->k_per_group * z->c_per_group + c) * z->a_channel;
     const TYPE *b = (const TYPE *)buffers[z->b_buffer] + z->b_offset + k * z->b_channel;
     TYPE *out = (TYPE *)buffers[WORKSPACE] + z->out_offset + part * z->out_part + pair * z->taps;
     dot_loop loop = {.width = z->width, .a_line = z->a_line, .b_line = z->b_line};

@@ -11,12 +11,15 @@
 
 typedef ptrdiff_t index_t;
 
+/* No tile of the table is larger. */
+enum { MAX_TILE_ROWS = 16, MAX_TILE_VECTORS = 8, MAX_TILE = 512 };
+
 /* The loop of an outer-product micro-kernel; outer.h has its formula. */
 typedef struct {
     const index_t *offsets; /* length pairs (into A, into B), in elements */
     index_t length;
-    index_t repeats, a_step, b_step;       /* the pairs are gone through `repeats` times, moving A and B on each time */
-    const index_t *a_row, *out_row; /* for every row of the tile, in elements */
+    index_t repeats, a_step, b_step; /* the pairs are gone through `repeats` times, moving A and B on each time */
+    const index_t *a_row, *out_row;  /* for every row of the tile, in elements */
 } outer_loop;
 
 /* The loop of a dot-product micro-kernel; dot.h has its formula. */
@@ -34,7 +37,7 @@ typedef struct {
     const char *dtype;     /* f32, f64, i64 */
     const char *algorithm; /* outer, dot */
     const char *isa;
-    int rows, columns;    /* of the tile, in elements */
+    int rows, columns; /* of the tile, in elements */
     int vector_bytes;
     void (*function)(void); /* an outer_function or a dot_function */
 } micro_kernel;

@@ -27,8 +27,8 @@
 static inline __attribute__((always_inline)) void NAMED(outer)(const int rows, const int vectors,
                                                                const outer_loop *loop, const TYPE *a, const TYPE *b,
                                                                const TYPE *init, TYPE *out) {
-    NAMED(vector) sum[MAX_ROWS][MAX_VECTORS];
-    const TYPE *a_at[MAX_ROWS];
+    NAMED(vector) sum[MAX_TILE_ROWS][MAX_TILE_VECTORS];
+    const TYPE *a_at[MAX_TILE_ROWS];
     UNROLL for (int m = 0; m < rows; m++) {
         a_at[m] = a + loop->a_row[m];
         UNROLL for (int v = 0; v < vectors; v++) {
@@ -40,7 +40,7 @@ static inline __attribute__((always_inline)) void NAMED(outer)(const int rows, c
         for (index_t l = 0; l < loop->length; l++) {
             const NAMED(vector) *b_at = (const NAMED(vector) *)(b + loop->offsets[2 * l + 1]);
             const index_t a_off = loop->offsets[2 * l];
-            NAMED(vector) lanes[MAX_VECTORS];
+            NAMED(vector) lanes[MAX_TILE_VECTORS];
             UNROLL for (int v = 0; v < vectors; v++) lanes[v] = b_at[v];
             UNROLL for (int m = 0; m < rows; m++) {
                 UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += lanes[v] * a_at[m][a_off];

@@ -44,7 +44,7 @@ typedef struct {
     correlate_sizes sizes;
     const micro_kernel *kernel;
     const index_t *offsets, *a_row, *out_row, *tile_row;
-    const index_t *inside; /* correlate_exact.h */
+    const index_t *inside; /* exact.h */
 } correlate_step;
 
 /* accumulate.h */

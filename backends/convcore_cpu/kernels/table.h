@@ -10,46 +10,120 @@
 #ifndef CONVCORE_TABLE_H
 #define CONVCORE_TABLE_H
 
-#define MICRO_KERNELS_avx512(ROW)                                                                                      \
-    ROW(f32, outer, 14, 32) ROW(f32, outer, 8, 48) ROW(f32, outer, 6, 64) ROW(f32, outer, 4, 96)                       \
-    ROW(f32, outer, 2, 128) ROW(f32, outer, 1, 128) ROW(f32, outer, 12, 16) ROW(f32, outer, 8, 16)                     \
-    ROW(f32, outer, 4, 32) ROW(f32, outer, 1, 32) ROW(f32, outer, 1, 16)                                               \
-    ROW(f64, outer, 14, 16) ROW(f64, outer, 8, 24) ROW(f64, outer, 6, 32) ROW(f64, outer, 4, 48)                       \
-    ROW(f64, outer, 2, 64) ROW(f64, outer, 1, 64) ROW(f64, outer, 12, 8) ROW(f64, outer, 8, 8)                         \
-    ROW(f64, outer, 4, 16) ROW(f64, outer, 1, 16) ROW(f64, outer, 1, 8)                                                \
-    ROW(i64, outer, 8, 24) ROW(i64, outer, 4, 24) ROW(i64, outer, 1, 32) ROW(i64, outer, 8, 8) ROW(i64, outer, 1, 8)   \
-    ROW(f32, dot, 9, 16) ROW(f32, dot, 5, 16) ROW(f32, dot, 1, 16)                                                     \
-    ROW(f64, dot, 9, 8) ROW(f64, dot, 5, 8) ROW(f64, dot, 1, 8)                                                        \
-    ROW(i64, dot, 9, 8) ROW(i64, dot, 1, 8)
+/* clang-format off */
 
-#define MICRO_KERNELS_avx2(ROW)                                                                                        \
-    ROW(f32, outer, 6, 16) ROW(f32, outer, 4, 24) ROW(f32, outer, 2, 40) ROW(f32, outer, 1, 64)                        \
-    ROW(f32, outer, 8, 8) ROW(f32, outer, 1, 16) ROW(f32, outer, 1, 8)                                                 \
-    ROW(f64, outer, 6, 8) ROW(f64, outer, 4, 12) ROW(f64, outer, 2, 20) ROW(f64, outer, 1, 32)                         \
-    ROW(f64, outer, 8, 4) ROW(f64, outer, 1, 8) ROW(f64, outer, 1, 4)                                                  \
-    ROW(i64, outer, 4, 8) ROW(i64, outer, 1, 16) ROW(i64, outer, 1, 4)                                                 \
-    ROW(f32, dot, 9, 8) ROW(f32, dot, 5, 8) ROW(f32, dot, 1, 8)                                                        \
-    ROW(f64, dot, 9, 4) ROW(f64, dot, 5, 4) ROW(f64, dot, 1, 4)                                                        \
-    ROW(i64, dot, 9, 4) ROW(i64, dot, 1, 4)
+#define MICRO_KERNELS_avx512(ROW) \
+    ROW(f32, outer, 14, 32) \
+    ROW(f32, outer, 8, 48) \
+    ROW(f32, outer, 6, 64) \
+    ROW(f32, outer, 4, 96) \
+    ROW(f32, outer, 2, 128) \
+    ROW(f32, outer, 1, 128) \
+    ROW(f32, outer, 12, 16) \
+    ROW(f32, outer, 8, 16) \
+    ROW(f32, outer, 4, 32) \
+    ROW(f32, outer, 1, 32) \
+    ROW(f32, outer, 1, 16) \
+    ROW(f64, outer, 14, 16) \
+    ROW(f64, outer, 8, 24) \
+    ROW(f64, outer, 6, 32) \
+    ROW(f64, outer, 4, 48) \
+    ROW(f64, outer, 2, 64) \
+    ROW(f64, outer, 1, 64) \
+    ROW(f64, outer, 12, 8) \
+    ROW(f64, outer, 8, 8) \
+    ROW(f64, outer, 4, 16) \
+    ROW(f64, outer, 1, 16) \
+    ROW(f64, outer, 1, 8) \
+    ROW(i64, outer, 8, 24) \
+    ROW(i64, outer, 4, 24) \
+    ROW(i64, outer, 1, 32) \
+    ROW(i64, outer, 8, 8) \
+    ROW(i64, outer, 1, 8) \
+    ROW(f32, dot, 9, 16) \
+    ROW(f32, dot, 5, 16) \
+    ROW(f32, dot, 1, 16) \
+    ROW(f64, dot, 9, 8) \
+    ROW(f64, dot, 5, 8) \
+    ROW(f64, dot, 1, 8) \
+    ROW(i64, dot, 9, 8) \
+    ROW(i64, dot, 1, 8)
+
+#define MICRO_KERNELS_avx2(ROW) \
+    ROW(f32, outer, 6, 16) \
+    ROW(f32, outer, 4, 24) \
+    ROW(f32, outer, 2, 40) \
+    ROW(f32, outer, 1, 64) \
+    ROW(f32, outer, 8, 8) \
+    ROW(f32, outer, 1, 16) \
+    ROW(f32, outer, 1, 8) \
+    ROW(f64, outer, 6, 8) \
+    ROW(f64, outer, 4, 12) \
+    ROW(f64, outer, 2, 20) \
+    ROW(f64, outer, 1, 32) \
+    ROW(f64, outer, 8, 4) \
+    ROW(f64, outer, 1, 8) \
+    ROW(f64, outer, 1, 4) \
+    ROW(i64, outer, 4, 8) \
+    ROW(i64, outer, 1, 16) \
+    ROW(i64, outer, 1, 4) \
+    ROW(f32, dot, 9, 8) \
+    ROW(f32, dot, 5, 8) \
+    ROW(f32, dot, 1, 8) \
+    ROW(f64, dot, 9, 4) \
+    ROW(f64, dot, 5, 4) \
+    ROW(f64, dot, 1, 4) \
+    ROW(i64, dot, 9, 4) \
+    ROW(i64, dot, 1, 4)
 
 #if defined(__aarch64__)
-#define MICRO_KERNELS_baseline(ROW)                                                                                    \
-    ROW(f32, outer, 8, 12) ROW(f32, outer, 8, 8) ROW(f32, outer, 4, 16) ROW(f32, outer, 1, 32)                         \
-    ROW(f32, outer, 8, 4) ROW(f32, outer, 1, 4)                                                                        \
-    ROW(f64, outer, 8, 6) ROW(f64, outer, 8, 4) ROW(f64, outer, 4, 8) ROW(f64, outer, 1, 16)                           \
-    ROW(f64, outer, 8, 2) ROW(f64, outer, 1, 2)                                                                        \
-    ROW(i64, outer, 4, 4) ROW(i64, outer, 1, 8) ROW(i64, outer, 1, 2)                                                  \
-    ROW(f32, dot, 9, 4) ROW(f32, dot, 5, 4) ROW(f32, dot, 1, 4)                                                        \
-    ROW(f64, dot, 9, 2) ROW(f64, dot, 5, 2) ROW(f64, dot, 1, 2)                                                        \
-    ROW(i64, dot, 9, 2) ROW(i64, dot, 1, 2)
+#define MICRO_KERNELS_baseline(ROW) \
+    ROW(f32, outer, 8, 12) \
+    ROW(f32, outer, 8, 8) \
+    ROW(f32, outer, 4, 16) \
+    ROW(f32, outer, 1, 32) \
+    ROW(f32, outer, 8, 4) \
+    ROW(f32, outer, 1, 4) \
+    ROW(f64, outer, 8, 6) \
+    ROW(f64, outer, 8, 4) \
+    ROW(f64, outer, 4, 8) \
+    ROW(f64, outer, 1, 16) \
+    ROW(f64, outer, 8, 2) \
+    ROW(f64, outer, 1, 2) \
+    ROW(i64, outer, 4, 4) \
+    ROW(i64, outer, 1, 8) \
+    ROW(i64, outer, 1, 2) \
+    ROW(f32, dot, 9, 4) \
+    ROW(f32, dot, 5, 4) \
+    ROW(f32, dot, 1, 4) \
+    ROW(f64, dot, 9, 2) \
+    ROW(f64, dot, 5, 2) \
+    ROW(f64, dot, 1, 2) \
+    ROW(i64, dot, 9, 2) \
+    ROW(i64, dot, 1, 2)
 #else
-#define MICRO_KERNELS_baseline(ROW)                                                                                    \
-    ROW(f32, outer, 4, 8) ROW(f32, outer, 2, 16) ROW(f32, outer, 1, 32) ROW(f32, outer, 8, 4) ROW(f32, outer, 1, 4)    \
-    ROW(f64, outer, 4, 4) ROW(f64, outer, 2, 8) ROW(f64, outer, 1, 16) ROW(f64, outer, 8, 2) ROW(f64, outer, 1, 2)     \
-    ROW(i64, outer, 4, 4) ROW(i64, outer, 1, 8) ROW(i64, outer, 1, 2)                                                  \
-    ROW(f32, dot, 9, 4) ROW(f32, dot, 5, 4) ROW(f32, dot, 1, 4)                                                        \
-    ROW(f64, dot, 9, 2) ROW(f64, dot, 5, 2) ROW(f64, dot, 1, 2)                                                        \
-    ROW(i64, dot, 9, 2) ROW(i64, dot, 1, 2)
+#define MICRO_KERNELS_baseline(ROW) \
+    ROW(f32, outer, 4, 8) \
+    ROW(f32, outer, 2, 16) \
+    ROW(f32, outer, 1, 32) \
+    ROW(f32, outer, 8, 4) \
+    ROW(f32, outer, 1, 4) \
+    ROW(f64, outer, 4, 4) \
+    ROW(f64, outer, 2, 8) \
+    ROW(f64, outer, 1, 16) \
+    ROW(f64, outer, 8, 2) \
+    ROW(f64, outer, 1, 2) \
+    ROW(i64, outer, 4, 4) \
+    ROW(i64, outer, 1, 8) \
+    ROW(i64, outer, 1, 2) \
+    ROW(f32, dot, 9, 4) \
+    ROW(f32, dot, 5, 4) \
+    ROW(f32, dot, 1, 4) \
+    ROW(f64, dot, 9, 2) \
+    ROW(f64, dot, 5, 2) \
+    ROW(f64, dot, 1, 2) \
+    ROW(i64, dot, 9, 2) \
+    ROW(i64, dot, 1, 2)
 #endif
 
 #endif

@@ -4,10 +4,6 @@
 #include "element.h"
 #include "steps.h"
 
-/* No tile of the table is larger. */
-#define MAX_TILE_ROWS 16
-#define MAX_TILE 512
-
 #define SOURCED_(name, source, type) name##_##source##_##type
 #define SOURCED__(name, source, type) SOURCED_(name, source, type)
 #define SOURCED(name) SOURCED__(name, SOURCE, TYPE)
@@ -22,7 +18,7 @@ typedef uint32_t u32;
 #define TYPE f32
 #include "accumulate.h"
 #include "correlate.h"
-#include "correlate_exact.h"
+#include "exact.h"
 #include "lines.h"
 #include "reduce.h"
 #define SOURCE f32
@@ -34,7 +30,7 @@ typedef uint32_t u32;
 #define TYPE f64
 #include "accumulate.h"
 #include "correlate.h"
-#include "correlate_exact.h"
+#include "exact.h"
 #include "lines.h"
 #include "reduce.h"
 #define SOURCE f64
@@ -46,7 +42,7 @@ typedef uint32_t u32;
 #define TYPE i64
 #include "accumulate.h"
 #include "correlate.h"
-#include "correlate_exact.h"
+#include "exact.h"
 #include "lines.h"
 #include "reduce.h"
 #define SOURCE s8
@@ -80,13 +76,11 @@ typedef uint32_t u32;
 #undef TYPE
 
 #define TYPED(type)                                                                                                    \
-    {"accumulate_" #type, type##_accumulate}, {"correlate_" #type, type##_correlate},                                  \
-        {"correlate_exact_" #type, type##_correlate_exact}, {"lines_" #type, type##_lines},                            \
-        {"reduce_" #type, type##_reduce},
+    {"accumulate_" #type, type##_accumulate}, {"correlate_" #type, type##_correlate}, {"exact_" #type, type##_exact},  \
+        {"lines_" #type, type##_lines}, {"reduce_" #type, type##_reduce},
 #define FROM(source, type)                                                                                             \
     {"pack_" #source "_" #type, pack_##source##_##type}, {"sum_" #source "_" #type, sum_##source##_##type},
 
-const named_task named_tasks[] = {
-    TYPED(f32) TYPED(f64) TYPED(i64) FROM(f32, f32) FROM(f64, f64) FROM(s8, i64) FROM(s16, i64) FROM(s32, i64)
-        FROM(i64, i64) FROM(u8, i64) FROM(u16, i64) FROM(u32, i64)};
+const named_task named_tasks[] = {TYPED(f32) TYPED(f64) TYPED(i64) FROM(f32, f32) FROM(f64, f64) FROM(s8, i64) FROM(
+    s16, i64) FROM(s32, i64) FROM(i64, i64) FROM(u8, i64) FROM(u16, i64) FROM(u32, i64)};
 const int named_task_count = sizeof named_tasks / sizeof named_tasks[0];

@@ -6,7 +6,7 @@
  *
  * A task computes one line of pixels of one row.
  */
-static void NAMED(correlate_exact)(const void *step, char *const *buffers, index_t images, index_t task) {
+static void NAMED(exact)(const void *step, char *const *buffers, index_t images, index_t task) {
     const correlate_step *s = step;
     const correlate_sizes *z = &s->sizes;
     const index_t p = task % z->lines, row = task / z->lines % z->rows;

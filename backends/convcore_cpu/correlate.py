@@ -1,0 +1,216 @@
+"""Forward and grad_input: outer products whose lanes are pixels (``kernels/correlate.h``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from convcore_cpu.engine import MicroKernel
+from convcore_cpu.geometry import PlaneAxis, Tap, gather_axis
+from convcore_cpu.layout import TASKS, Layout, Planes
+from convcore_cpu.program import BIAS, FIRST, Program, Step
+from convcore_cpu.tiles import outer_kernel, padded
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Pixels of the result that meet the same taps: all of forward's, one phase of grad_input's."""
+
+    lines: int
+    width: int
+    line_taps: tuple[Tap, ...]
+    column_taps: tuple[Tap, ...]
+    out_offset: int
+    out_line: int
+    out_column: int
+
+    def pixels(self, planes: Planes) -> int:
+        """Return how many pixels there are when they are numbered over the pitch of the planes."""
+        return (self.lines - 1) * planes.pitch + self.width
+
+
+@dataclass(frozen=True)
+class Direction:
+    """What tells the two directions apart: the planes they read, the pixels they write, their way through the weight.
+
+    ``rows`` is where each channel of a group lies in the result; ``weight_row``, ``weight_term`` and ``weight_group``
+    are the strides of the weight from channel to channel of the result, of the first operand, and from group to group.
+    """
+
+    channels: int
+    lines: PlaneAxis
+    columns: PlaneAxis
+    fill: complex
+    gathers: tuple[Gather, ...]
+    rows: np.ndarray
+    out_image: int
+    out_group: int
+    weight_row: int
+    weight_term: int
+    weight_group: int
+    negated: tuple[int, int]
+    watch_nan: bool
+
+
+def forward(layout: Layout) -> Program:
+    """Lay out forward: rows are the out_channels, terms (c, r, s)."""
+    lines, line_taps, columns, column_taps = layout.forward_axes()
+    image, channel, line, column = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
+    length = layout.c_per_group * layout.halves * layout.taps
+    return _correlate(
+        layout,
+        Direction(
+            channels=layout.channels,
+            lines=lines,
+            columns=columns,
+            fill=layout.problem.fill_value,
+            gathers=(Gather(layout.out_height, layout.out_width, line_taps, column_taps, 0, line, column),),
+            rows=layout.rows(layout.k_per_group, channel),
+            out_image=image,
+            out_group=layout.k_per_group * channel,
+            weight_row=length,
+            weight_term=layout.taps,
+            weight_group=layout.k_per_group * layout.halves * length,
+            negated=(0, 1),
+            watch_nan=False,
+        ),
+    )
+
+
+def grad_input(layout: Layout) -> Program:
+    """Lay out grad_input: rows are the in_channels, terms (k, r, s); a stride makes stride**2 dense problems."""
+    (sh, sw), (dh, dw), ((top, _), (left, _)) = layout.problem.stride, layout.problem.dilation, layout.problem.padding
+    lines, line_phases = gather_axis(layout.height, layout.kernel_height, sh, dh, top, layout.out_height)
+    columns, column_phases = gather_axis(layout.width, layout.kernel_width, sw, dw, left, layout.out_width)
+    image, channel, line, column = layout.strides(layout.channels, layout.height, layout.width)
+    length = layout.c_per_group * layout.halves * layout.taps
+    return _correlate(
+        layout,
+        Direction(
+            channels=layout.out_channels,
+            lines=lines,
+            columns=columns,
+            fill=0,
+            gathers=tuple(
+                Gather(u.count, v.count, u.taps, v.taps, u.start * line + v.start * column, line * sh, column * sw)
+                for u, v in product(line_phases, column_phases)
+            ),
+            rows=layout.rows(layout.c_per_group, channel),
+            out_image=image,
+            out_group=layout.c_per_group * channel,
+            weight_row=layout.taps,
+            weight_term=length,
+            weight_group=layout.k_per_group * layout.halves * length,
+            negated=(1, 0),
+            watch_nan=(lines.is_padded or columns.is_padded) and layout.type != "i64",
+        ),
+    )
+
+
+def _correlate(layout: Layout, direction: Direction) -> Program:
+    planes, kernels = _planes_and_kernels(layout, direction)
+    buffer, offset, expand = layout.weight(direction.negated)
+    planes, packing = layout.place(
+        planes, FIRST, direction.channels, direction.lines, direction.columns, direction.fill
+    )
+    steps, exact = zip(
+        *(
+            _steps(layout, direction, planes, gather, kernel, {"a_buffer": buffer, "a_offset": offset})
+            for gather, kernel in zip(direction.gathers, kernels, strict=True)
+        ),
+        strict=True,
+    )
+    return layout.program(
+        "direct",
+        ", ".join(dict.fromkeys(kernel.name for kernel in kernels)),
+        before=(expand,),
+        each=(packing, steps),
+        exact=(exact,) if direction.watch_nan else (),
+    )
+
+
+def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, Sequence[MicroKernel]]:
+    """Read the operand in place if every gather has a micro-kernel narrow enough not to read past its end."""
+
+    def kernels(planes: Planes, fits: bool) -> list[MicroKernel | None]:
+        return [
+            outer_kernel(layout.micro_kernels, len(direction.rows), gather.pixels(planes), fits=fits)[1]
+            for gather in direction.gathers
+        ]
+
+    planes = layout.in_place(FIRST, direction.lines, direction.columns)
+    if planes is not None and None not in (narrow := kernels(planes, fits=True)):
+        return planes, narrow
+    planes = layout.packed(direction.channels, direction.lines, direction.columns)
+    layout.set_batch(planes.workspace)
+    return planes, kernels(planes, fits=False)
+
+
+def _steps(
+    layout: Layout, direction: Direction, planes: Planes, gather: Gather, kernel: MicroKernel, weight: dict[str, int]
+) -> tuple[Step, Step]:
+    """Return the step of a gather, and the one that does it again when there was a NaN."""
+    rows = len(direction.rows)
+    terms = np.arange(direction.channels // layout.groups * layout.halves)[:, None]
+    weight_taps = np.array(
+        [u.index * layout.kernel_width + v.index for u, v in product(gather.line_taps, gather.column_taps)], np.int64
+    )
+    plane_taps = planes.taps(gather.line_taps, gather.column_taps)
+    offsets = np.stack([terms * direction.weight_term + weight_taps, terms * planes.channel + plane_taps], axis=-1)
+    blocks = -(-rows // kernel.rows)
+    tiles = -(-gather.pixels(planes) // kernel.columns)
+    # The rows are shared out only where there are too few tiles of pixels.
+    shares = -(-TASKS // (layout.batch * layout.groups * tiles * len(direction.gathers)))
+    blocks_per_task = -(-blocks // min(blocks, shares))
+    row_tasks = -(-blocks // blocks_per_task)
+    sizes = {
+        **weight,
+        "a_group": direction.weight_group,
+        "b_buffer": planes.buffer,
+        "b_offset": planes.offset,
+        "b_image": planes.image,
+        "b_group": len(terms) * planes.channel,
+        "bias_buffer": BIAS if layout.problem.bias else -1,
+        "out_offset": gather.out_offset,
+        "out_image": direction.out_image,
+        "out_group": direction.out_group,
+        "out_line": gather.out_line,
+        "out_column": gather.out_column,
+        "groups": layout.groups,
+        "rows": rows,
+        "lines": gather.lines,
+        "width": gather.width,
+        "pitch": planes.pitch,
+        "length": offsets.size // 2,
+        "row_tasks": row_tasks,
+        "blocks_per_task": blocks_per_task,
+        "tiles": tiles,
+        "watch_nan": int(direction.watch_nan),
+    }
+    inside = _inside(gather, direction.lines, direction.columns) if direction.watch_nan else np.empty((0, 4), np.int64)
+    tables = {
+        "offsets": offsets,
+        "a_row": padded(np.arange(rows) * direction.weight_row, kernel.rows),
+        "out_row": padded(direction.rows, kernel.rows),
+        "tile_row": np.arange(kernel.rows) * kernel.columns,
+        "inside": np.tile(inside, (len(terms), 1)),
+    }
+    return (
+        Step(f"correlate_{layout.type}", layout.groups * tiles * row_tasks, sizes, True, kernel.name, tables),
+        Step(f"exact_{layout.type}", layout.groups * rows * gather.lines, sizes, True, kernel.name, tables),
+    )
+
+
+def _inside(gather: Gather, lines: PlaneAxis, columns: PlaneAxis) -> np.ndarray:
+    """Return, for every tap, the pixels (line_lo, line_hi, column_lo, column_hi) at which it meets the operand."""
+    (line_lo, line_hi), (column_lo, column_hi) = lines.inside(lines.starts[0]), columns.inside(columns.starts[0])
+    return np.array(
+        [
+            (line_lo - u.offset, line_hi - u.offset, column_lo - v.offset, column_hi - v.offset)
+            for u, v in product(gather.line_taps, gather.column_taps)
+        ],
+        np.int64,
+    )

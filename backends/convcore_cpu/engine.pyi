@@ -1,0 +1,22 @@
+from dataclasses import dataclass
+from typing import Any
+
+from convcore.spi import Plan, Problem
+from convcore_cpu.program import Program
+
+@dataclass(frozen=True)
+class MicroKernel:
+    name: str
+    dtype: str
+    algorithm: str
+    isa: str
+    rows: int
+    columns: int
+    lanes: int
+
+MICRO_KERNELS: dict[str, tuple[MicroKernel, ...]]
+ISAS: tuple[str, ...]
+
+class CPUPlan(Plan):
+    def __init__(self, problem: Problem, program: Program) -> None: ...
+    def run(self, first: Any, second: Any, bias: Any, out: Any) -> None: ...

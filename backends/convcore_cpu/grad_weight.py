@@ -1,0 +1,242 @@
+"""grad_weight: outer products whose lanes are channels (``kernels/accumulate.h``), or dot products (``lines.h``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from convcore_cpu.engine import MicroKernel
+from convcore_cpu.geometry import PlaneAxis
+from convcore_cpu.layout import BLOCK, TASKS, Layout, Planes, whole
+from convcore_cpu.program import FIRST, SECOND, Program, Step, UnsupportedError
+from convcore_cpu.tiles import dot_kernel, outer_kernel, padded
+
+#: Pixels of grad_out gone through at a time stay in the second-level cache (bytes).
+CHUNK_BYTES = 128 << 10
+#: Images of up to so many pixels are one table of offsets; of larger ones every line uses the same table.
+TABLE_PIXELS = 1024
+#: Tasks below which the pixels are summed in parts.
+FEW_TASKS = 8
+# Lanes a task of kernels/reduce.h takes.
+REDUCED_LANES = 16
+
+
+def prefers_dot(layout: Layout) -> bool:
+    """Whether a pixel takes fewer cycles with pixels in the lanes than with the channels of grad_out."""
+    if layout.halves == 2:
+        return False
+    pairs = layout.out_channels * layout.c_per_group
+    dot = dot_kernel(layout.micro_kernels, layout.taps, layout.out_width)[0] * pairs / layout.out_width
+    return dot < _outer_kernel(layout)[0] * layout.groups
+
+
+def _outer_kernel(layout: Layout) -> tuple[float, MicroKernel]:
+    rows, lanes = layout.c_per_group * layout.taps, layout.k_per_group * layout.halves
+    cycles, kernel = outer_kernel(layout.micro_kernels, rows, lanes)
+    assert kernel is not None
+    return cycles, kernel
+
+
+def _parts(tasks: int, units: int) -> int:
+    """Return in how many parts the pixels are summed: a matter of the problem, never of the threads."""
+    return max(1, min(-(-FEW_TASKS // tasks), units))
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """grad_out as (image, group, pixel, half, lane) in the workspace, and how long each axis is, in elements."""
+
+    lanes: int
+    pixel: int
+    group: int
+    image: int
+
+    @classmethod
+    def of(cls, layout: Layout, columns: int) -> Lanes:
+        """Pad the channels of a group to whole tiles of so many columns."""
+        lanes = -(-layout.k_per_group * layout.halves // columns) * columns
+        pixel = layout.halves * lanes
+        group = layout.out_height * layout.out_width * pixel
+        return cls(lanes, pixel, group, layout.groups * group)
+
+
+def grad_weight_direct(layout: Layout) -> Program:
+    """Lay out grad_weight as outer products: rows are (c, r, s), lanes the out_channels, terms the pixels."""
+    lines, line_taps, columns, column_taps = layout.forward_axes()
+    kernel = _outer_kernel(layout)[1]
+    lanes = Lanes.of(layout, kernel.columns)
+    whole_images = layout.out_height * layout.out_width <= TABLE_PIXELS
+
+    x = layout.in_place(FIRST, lines, columns) or layout.packed(layout.channels, lines, columns)
+    layout.set_batch(lanes.image + x.workspace)
+    if not whole_images:
+        layout.batch = 1
+    x, packing = layout.place(x, FIRST, layout.channels, lines, columns, layout.problem.fill_value)
+    g_offset = layout.reserve(layout.batch * lanes.image)
+
+    channel_rows = np.arange(layout.c_per_group)[:, None] * layout.halves * x.channel
+    a_row = padded((channel_rows + x.taps(line_taps, column_taps)).ravel(), kernel.rows)
+    offsets = _pixel_offsets(layout, x, lanes, whole_images)
+    blocks = len(a_row) // kernel.rows
+    blocks_per_task = max(1, blocks * layout.groups // TASKS)
+    row_tasks = -(-blocks // blocks_per_task)
+    parts = _parts(layout.groups * blocks, layout.batch if whole_images else layout.out_height)
+    out_group = len(a_row) * lanes.lanes
+    out_part = layout.groups * out_group
+    out_offset = layout.reserve(parts * out_part)
+    sizes = {
+        "a_buffer": x.buffer,
+        "a_offset": x.offset,
+        "a_group": layout.c_per_group * layout.halves * x.channel,
+        "a_step": x.image if whole_images else x.pitch,
+        "b_offset": g_offset,
+        "b_group": lanes.group,
+        "b_step": lanes.image if whole_images else layout.out_width * lanes.pixel,
+        "out_offset": out_offset,
+        "out_part": out_part,
+        "out_group": out_group,
+        "groups": layout.groups,
+        "parts": parts,
+        "lanes": lanes.lanes,
+        "length": offsets.size // 2,
+        "repeats": 0 if whole_images else layout.out_height,
+        "repeats_per_image": int(whole_images),
+        "repeats_at_once": max(1, CHUNK_BYTES // (offsets.size // 2 * lanes.lanes * layout.itemsize)),
+        "row_blocks": blocks,
+        "row_tasks": row_tasks,
+        "blocks_per_task": blocks_per_task,
+    }
+    tables = {"offsets": offsets, "a_row": a_row, "out_row": np.arange(len(a_row)) * lanes.lanes}
+    tasks = parts * layout.groups * row_tasks
+    accumulate = Step(f"accumulate_{layout.type}", tasks, sizes, False, kernel.name, tables)
+    reduce = _reduce(
+        layout,
+        layout.groups,
+        src_offset=out_offset,
+        src_part=out_part,
+        src_group=out_group,
+        src_row=lanes.lanes,
+        src_lane=1,
+        parts=parts,
+        rows=layout.c_per_group * layout.taps,
+        lanes=layout.k_per_group * layout.halves,
+    )
+    return layout.program(
+        "direct",
+        kernel.name,
+        before=((layout.clear(out_offset, parts * layout.groups * len(a_row), lanes.lanes),),),
+        each=((*packing, *_pack_lanes(layout, g_offset, lanes)), (accumulate,)),
+        after=((reduce,),),
+    )
+
+
+def _pixel_offsets(layout: Layout, x: Planes, lanes: Lanes, whole_images: bool) -> np.ndarray:
+    """Return where the pixels of an image, or of a line, lie in the planes of x and in grad_out, half by half."""
+    p = np.arange(layout.out_height if whole_images else 1)[:, None, None]
+    q = np.arange(layout.out_width)[:, None]
+    half = np.arange(layout.halves)
+    g = (p * layout.out_width + q) * lanes.pixel + half * lanes.lanes
+    return np.stack([p * x.pitch + q + half * x.channel, g], axis=-1)
+
+
+def _pack_lanes(layout: Layout, offset: int, lanes: Lanes) -> tuple[Step, ...]:
+    """Return the steps that bring grad_out into lanes, those past the last channel zero.
+
+    Of complex numbers the lanes of the real half are (re, im) for each k, those of the imaginary half (-im, re).
+    """
+    h, k = layout.halves, layout.k_per_group
+    image, channel, _, pixel = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
+    return tuple(
+        layout.pack_step(
+            SECOND,
+            lines=whole(layout.out_height * layout.out_width, pixel),
+            columns=np.array([[lanes.lanes // h, 0, k, 0, channel]], np.int64),
+            src_offset=int(row != half),
+            src_image=image,
+            src_channel=k * channel,
+            dst_offset=offset + row * lanes.lanes + half,
+            dst_image=lanes.image,
+            dst_channel=lanes.group,
+            dst_line=lanes.pixel,
+            dst_column=h,
+            channels=layout.groups,
+            negate=int((row, half) == (1, 0)),
+        )
+        for row, half in product(range(h), repeat=2)
+    )
+
+
+def grad_weight_dot(layout: Layout) -> Program:
+    """Lay out grad_weight as dot products of lines, for groups of few channels: one task a pair of channels."""
+    if layout.halves == 2:
+        raise UnsupportedError("its algorithm 'dot' does not know complex numbers")
+    kernel = dot_kernel(layout.micro_kernels, layout.taps, layout.out_width)[1]
+    lines, line_taps, columns, column_taps = layout.forward_axes()
+    g_lines, g_columns = (PlaneAxis(size, (0,), 1, size) for size in (layout.out_height, layout.out_width))
+    x = layout.packed(layout.channels, lines, columns)
+    g = layout.packed(layout.out_channels, g_lines, g_columns)
+    # The last vector of a line may be read past its end: only whole ones are safe in an operand.
+    if layout.out_width % kernel.lanes == 0:
+        x = layout.in_place(FIRST, lines, columns) or x
+        g = layout.in_place(SECOND, g_lines, g_columns) or g
+    layout.set_batch(x.workspace + g.workspace)
+    x, packing = layout.place(x, FIRST, layout.channels, lines, columns, layout.problem.fill_value)
+    g, packing_g = layout.place(g, SECOND, layout.out_channels, g_lines, g_columns)
+
+    lines_at_once = max(1, BLOCK // layout.out_width)
+    pairs = layout.out_channels * layout.c_per_group
+    parts = _parts(pairs, layout.batch * -(-layout.out_height // lines_at_once))
+    out_part = pairs * layout.taps
+    out_offset = layout.reserve(parts * out_part)
+    sizes = {
+        "a_buffer": x.buffer,
+        "a_offset": x.offset,
+        "a_image": x.image,
+        "a_channel": x.channel,
+        "a_line": x.pitch,
+        "b_buffer": g.buffer,
+        "b_offset": g.offset,
+        "b_image": g.image,
+        "b_channel": g.channel,
+        "b_line": g.pitch,
+        "out_offset": out_offset,
+        "out_part": out_part,
+        "groups": layout.groups,
+        "k_per_group": layout.k_per_group,
+        "c_per_group": layout.c_per_group,
+        "taps": layout.taps,
+        "lines": layout.out_height,
+        "width": layout.out_width,
+        "lines_at_once": lines_at_once,
+        "parts": parts,
+    }
+    tables = {"a_row": padded(x.taps(line_taps, column_taps), kernel.rows)}
+    dots = Step(f"lines_{layout.type}", parts * pairs, sizes, False, kernel.name, tables)
+    weights_of_k = layout.c_per_group * layout.taps
+    reduce = _reduce(
+        layout,
+        1,
+        src_offset=out_offset,
+        src_part=out_part,
+        src_group=0,
+        src_row=1,
+        src_lane=weights_of_k,
+        parts=parts,
+        rows=weights_of_k,
+        lanes=layout.out_channels,
+    )
+    return layout.program(
+        "dot",
+        kernel.name,
+        before=((layout.clear(out_offset, parts * pairs, layout.taps),),),
+        each=((*packing, *packing_g), (dots,)),
+        after=((reduce,),),
+    )
+
+
+def _reduce(layout: Layout, groups: int, **sizes: int) -> Step:
+    blocks = -(-sizes["lanes"] // REDUCED_LANES)
+    sizes |= {"interleave": layout.halves, "lane_blocks": blocks}
+    return Step(f"reduce_{layout.type}", groups * blocks, sizes, False)

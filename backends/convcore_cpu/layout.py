@@ -1,0 +1,292 @@
+"""Where the operands of a problem lie, in memory and packed, and the workspace as it fills.
+
+Everything is counted in elements of the computing type: float32, float64 or int64.  A complex problem is a real one of
+twice the channels: the first operand as planes of real and imaginary halves, the second expanded so that each pair of
+halves meets with the right sign.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from convcore.spi import Problem
+from convcore_cpu.engine import MicroKernel
+from convcore_cpu.geometry import PlaneAxis, Tap, forward_axis
+from convcore_cpu.program import FIRST, SECOND, WORKSPACE, Program, Stages, Step
+
+#: Work below this is done before a second thread is awake (seconds).
+WORTH_A_THREAD = 50e-6
+# What one core does at least; for WORTH_A_THREAD only.
+FLOPS_PER_SECOND, BYTES_PER_SECOND = 40e9, 8e9
+#: Packed images are computed while they are still in the last-level cache (bytes).
+BATCH_BYTES = 4 << 20
+#: Tasks there should be, so that threads of any number end at about the same time.
+TASKS = 32
+# What one packing task copies (elements).
+BLOCK = 16384
+
+_SOURCES = {
+    "f4": "f32",
+    "f8": "f64",
+    "c8": "f32",
+    "c16": "f64",
+    "i1": "s8",
+    "i2": "s16",
+    "i4": "s32",
+    "i8": "i64",
+    "u1": "u8",
+    "u2": "u16",
+    "u4": "u32",
+}
+_TYPES = {"f4": "f32", "c8": "f32", "f8": "f64", "c16": "f64", "i8": "i64"}
+_NUMPY = {"f32": np.float32, "f64": np.float64, "i64": np.int64}
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Where planes lie, in elements: plane (image, channel, phase), its lines ``pitch`` apart."""
+
+    buffer: int
+    offset: int
+    image: int
+    channel: int
+    phase: int
+    pitch: int
+    line_phases: int = 1
+
+    @property
+    def workspace(self) -> int:
+        """Elements of workspace an image takes."""
+        return self.image if self.buffer == WORKSPACE else 0
+
+    def taps(self, lines: Iterable[Tap], columns: Sequence[Tap]) -> np.ndarray:
+        """Return the offset of every tap of a kernel, row by row."""
+        return np.array(
+            [
+                (v.phase * self.line_phases + u.phase) * self.phase + u.offset * self.pitch + v.offset
+                for u, v in product(lines, columns)
+            ],
+            np.int64,
+        )
+
+
+class Layout:
+    """The quantities every program of a problem needs, and the workspace as it fills."""
+
+    def __init__(self, problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None) -> None:
+        self.problem = problem
+        self.type = _TYPES[problem.result_dtype.str[1:]]
+        self.itemsize = 4 if self.type == "f32" else 8
+        #: 2 where a number is a real and an imaginary half.
+        self.halves = 2 if problem.result_dtype.kind == "c" else 1
+        self.images, self.channels, self.height, self.width = problem.input_shape
+        _, self.out_channels, self.out_height, self.out_width = problem.output_shape
+        _, self.c_per_group, self.kernel_height, self.kernel_width = problem.weight_shape
+        self.taps = self.kernel_height * self.kernel_width
+        self.groups = problem.groups
+        self.k_per_group = self.out_channels // self.groups
+        self.micro_kernels = [row for row in micro_kernels if row.dtype == self.type]
+        seconds = problem.flops / FLOPS_PER_SECOND + problem.bytes / BYTES_PER_SECOND
+        self.threads = 1 if seconds < WORTH_A_THREAD else threads
+        self.workspace = 0
+        self.batch = max(self.images, 1)
+
+    # -- the operands as they lie in memory --
+
+    def source(self, operand: int) -> str:
+        """Return the element type an operand is read as."""
+        return _SOURCES[self.problem.dtypes[operand].str[1:]]
+
+    def strides(self, channels: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return the strides of image, channel, row and column of an image array, in elements."""
+        h = self.halves
+        image = channels * height * width * h
+        if self.problem.layout == "NCHW":
+            return image, height * width * h, width * h, h
+        return image, h, width * channels * h, channels * h
+
+    def rows(self, count: int, stride: int) -> np.ndarray:
+        """Return the offsets of ``count`` channels, the halves of each as rows of their own."""
+        return (np.arange(count)[:, None] * stride + np.arange(self.halves)).ravel()
+
+    def image_bytes(self) -> tuple[int, int, int]:
+        """Return the bytes from image to image of the first operand, the second and the result."""
+        x, y = (math.prod(shape[1:]) for shape in (self.problem.input_shape, self.problem.output_shape))
+        first, second = self.problem.dtypes[0].itemsize, self.problem.dtypes[-1].itemsize
+        result = self.problem.result_dtype.itemsize
+        return {
+            "forward": (x * first, 0, y * result),
+            "grad_input": (y * first, 0, x * result),
+            "grad_weight": (x * first, y * second, 0),
+            "grad_bias": (0, 0, 0),
+        }[self.problem.op]
+
+    # -- workspace --
+
+    def reserve(self, elements: int) -> int:
+        """Return the offset of a new piece of the workspace."""
+        offset = self.workspace
+        self.workspace += -(-elements // 16) * 16
+        return offset
+
+    def set_batch(self, elements_per_image: int) -> None:
+        """Choose how many images are packed at a time."""
+        bytes_per_image = elements_per_image * self.itemsize
+        if bytes_per_image:
+            self.batch = max(1, min(self.batch, BATCH_BYTES // bytes_per_image))
+
+    def program(self, algorithm: str, kernel: str, **stages: Stages) -> Program:
+        """Close the workspace and make the program."""
+        # A tile may be read, and dropped, past the last plane.
+        slack = max(row.columns for row in self.micro_kernels) if self.workspace else 0
+        return Program(
+            algorithm=algorithm,
+            kernel=kernel,
+            threads=self.threads,
+            images_per_batch=self.batch,
+            image_bytes=self.image_bytes(),
+            workspace_bytes=(self.workspace + slack) * self.itemsize,
+            **stages,
+        )
+
+    # -- packing --
+
+    def forward_axes(self) -> tuple[PlaneAxis, tuple[Tap, ...], PlaneAxis, tuple[Tap, ...]]:
+        """Lay out x as forward and grad_weight read it: lines with their taps, columns with theirs."""
+        (sh, sw), (dh, dw), ((top, _), (left, _)) = self.problem.stride, self.problem.dilation, self.problem.padding
+        return (
+            *forward_axis(self.height, self.kernel_height, sh, dh, top, self.out_height),
+            *forward_axis(self.width, self.kernel_width, sw, dw, left, self.out_width),
+        )
+
+    def is_direct(self, operand: int) -> bool:
+        """Whether an operand is of the computing type already."""
+        return self.halves == 1 and self.source(operand) == self.type
+
+    def in_place(self, operand: int, lines: PlaneAxis, columns: PlaneAxis) -> Planes | None:
+        """Return the planes of an operand where it lies, or None if it must be packed."""
+        usable = lines.is_operand and columns.is_operand and self.problem.layout == "NCHW" and self.is_direct(operand)
+        if not usable:
+            return None
+        channels = self.problem.operand_shapes[operand][1]
+        plane = lines.extent * columns.extent
+        offset = lines.starts[0] * columns.extent + columns.starts[0]
+        return Planes(operand, offset, channels * plane, plane, 0, columns.extent)
+
+    def packed(self, channels: int, lines: PlaneAxis, columns: PlaneAxis) -> Planes:
+        """Return the planes of an operand as they will lie in the workspace once they are placed."""
+        phase = lines.size * columns.size
+        plane = phase * len(lines.starts) * len(columns.starts)
+        return Planes(WORKSPACE, 0, channels * self.halves * plane, plane, phase, columns.size, len(lines.starts))
+
+    def place(
+        self, planes: Planes, operand: int, channels: int, lines: PlaneAxis, columns: PlaneAxis, fill: complex = 0
+    ) -> tuple[Planes, tuple[Step, ...]]:
+        """Give packed planes their room in the workspace and return them with the steps that fill them, if any."""
+        if planes.buffer != WORKSPACE:
+            return planes, ()
+        planes = replace(planes, offset=self.reserve(self.batch * planes.image))
+        image, channel, line, column = self.strides(channels, lines.extent, columns.extent)
+        return planes, tuple(
+            self.pack_step(
+                operand,
+                lines=lines.table(line),
+                columns=columns.table(column),
+                fill=(fill.real, fill.imag)[half],
+                src_offset=half,
+                src_image=image,
+                src_channel=channel,
+                dst_offset=planes.offset + half * planes.channel,
+                dst_image=planes.image,
+                dst_channel=self.halves * planes.channel,
+                dst_phase=planes.phase,
+                dst_line=planes.pitch,
+                channels=channels,
+            )
+            for half in range(self.halves)
+        )
+
+    def pack_step(
+        self,
+        operand: int,
+        *,
+        lines: np.ndarray,
+        columns: np.ndarray,
+        fill: float = 0,
+        per_image: bool = True,
+        images: int = 1,
+        channels: int = 1,
+        dst_column: int = 1,
+        **sizes: int,
+    ) -> Step:
+        """Return one packing step; ``images`` counts if it is not per image, and strides left out are zero."""
+        lines_per_block = max(1, BLOCK // int(columns[0, 0]))
+        blocks = -(-int(lines[0, 0]) // lines_per_block)
+        strides = ("src_offset", "src_image", "src_channel", "dst_image", "dst_channel", "dst_phase", "negate")
+        sizes = dict.fromkeys(strides, 0) | sizes
+        sizes |= {
+            "src_buffer": operand,
+            "dst_column": dst_column,
+            "channels": channels,
+            "line_phases": len(lines),
+            "column_phases": len(columns),
+            "line_blocks": blocks,
+            "lines_per_block": lines_per_block,
+        }
+        tables = {"lines": lines, "columns": columns, "fill": np.array([fill], _NUMPY[self.type])}
+        tasks = images * channels * len(lines) * len(columns) * blocks
+        return Step(f"pack_{self.source(operand)}_{self.type}", tasks, sizes, per_image, tables=tables)
+
+    def clear(self, offset: int, lines: int, width: int) -> Step:
+        """Return the step that fills a piece of the workspace with zeros: it packs an operand with no pixel inside."""
+        lines_of_none, columns_of_none = (np.array([[size, 0, 0, 0, 0]], np.int64) for size in (lines, width))
+        return self.pack_step(
+            FIRST, lines=lines_of_none, columns=columns_of_none, per_image=False, dst_offset=offset, dst_line=width
+        )
+
+    def weight(self, negated: tuple[int, int]) -> tuple[int, int, tuple[Step, ...]]:
+        """Return buffer and offset of the weight in the computing type, and the steps that make it so.
+
+        A complex one, (K, C/G, R, S), becomes (K, half, C/G, half, R, S): the halves are [[re, im], [im, re]], and
+        ``negated`` says which of the four is.
+        """
+        if self.is_direct(SECOND):
+            return SECOND, 0, ()
+        k, c, taps = self.out_channels, self.c_per_group, self.taps
+        offset = self.reserve(self.halves**2 * k * c * taps)
+        if self.halves == 1:
+            lines, columns = whole(k, c * taps), whole(c * taps, 1)
+            step = self.pack_step(
+                SECOND, lines=lines, columns=columns, per_image=False, dst_offset=offset, dst_line=c * taps
+            )
+            return WORKSPACE, offset, (step,)
+        steps = tuple(
+            self.pack_step(
+                SECOND,
+                lines=whole(1, 0),
+                columns=whole(taps, 2),
+                per_image=False,
+                images=k,
+                channels=c,
+                src_offset=int(first != second),
+                src_image=2 * c * taps,
+                src_channel=2 * taps,
+                dst_offset=offset + (2 * first * c + second) * taps,
+                dst_image=4 * c * taps,
+                dst_channel=2 * taps,
+                dst_line=taps,
+                negate=int((first, second) == negated),
+            )
+            for first, second in product(range(2), repeat=2)
+        )
+        return WORKSPACE, offset, steps
+
+
+def whole(size: int, step: int) -> np.ndarray:
+    """Return the C ``axis`` of an operand's own ``size`` elements."""
+    return np.array([[size, 0, size, 0, step]], np.int64)

@@ -1,0 +1,281 @@
+"""What is the CPU engine's own: its table of micro-kernels, its threads, its variables, its short cut past the core."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from convcore_cpu.backend import CPUBackend
+from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
+from convcore_cpu.plans import make_program
+from threadpoolctl import threadpool_limits
+
+from convcore.spi import Plan
+from convcore.testing.problems import GEOMETRIES, make_problem, random_operands
+from convcore.testing.tolerance import assert_within
+
+DTYPES = {"f32": "float32", "f64": "float64", "i64": "int16"}
+ROWS = [row for rows in MICRO_KERNELS.values() for row in rows]
+#: Pixels and channels below, at and above the size of tiles; every kind of plane.
+TILED = (
+    "plain", "same", "1x1", "1x1-strided", "dilation-stride", "many-channels", "depthwise-multiplier", "width-49",
+    "one-pixel", "many-images",
+)  # fmt: skip
+
+
+def available(row):
+    missing = pytest.mark.skipif(row.isa not in ISAS, reason=f"this processor has no {row.isa}")
+    return pytest.param(row, marks=missing, id=row.name)
+
+
+def all_rows():
+    return [row for isa in ISAS for row in MICRO_KERNELS[isa]]
+
+
+def in_python(code, **variables):
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+class TestMicroKernels:
+    @pytest.mark.parametrize("row", [available(row) for row in ROWS])
+    def test_computes_alone(self, row):
+        for name in TILED:
+            for op in ("grad_weight",) if row.algorithm == "dot" else ("forward", "grad_input", "grad_weight"):
+                arguments = GEOMETRIES[name] | {"dtypes": (DTYPES[row.dtype],) * 2}
+                algorithm = "dot" if row.algorithm == "dot" else "direct"
+                problem = make_problem(op, **arguments, algorithm=algorithm)
+                program = make_program(problem, [row])
+                assert program.kernel == row.name
+                operands = random_operands(problem)
+                assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
+
+    def test_names_say_what_the_rows_are(self):
+        for row in ROWS:
+            assert row.name == f"{row.dtype}_{row.algorithm}_{row.rows}x{row.columns}__{row.isa}"
+
+    def test_every_isa_covers_every_dtype_and_algorithm(self):
+        wanted = {(dtype, algorithm) for dtype in DTYPES for algorithm in ("outer", "dot")}
+        for rows in MICRO_KERNELS.values():
+            assert {(row.dtype, row.algorithm) for row in rows} == wanted
+
+
+class TestPrograms:
+    @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+    def test_batches_of_packed_images_leave_no_image_out(self, op, monkeypatch):
+        monkeypatch.setattr("convcore_cpu.layout.BATCH_BYTES", 8192)
+        problem = make_problem(op, images=7, channels=(3, 5), size=(12, 13), padding=((1, 1), (1, 1)))
+        program = make_program(problem, all_rows())
+        assert 1 <= program.images_per_batch < 7
+        operands = random_operands(problem)
+        assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
+
+    def test_grad_weight_of_one_large_image_is_summed_in_parts(self):
+        for algorithm in ("direct", "dot"):
+            problem = make_problem(
+                "grad_weight", images=1, channels=(1, 2), size=(19, 90), padding=((1, 1), (1, 1)), algorithm=algorithm
+            )
+            operands = random_operands(problem)
+            assert_within(CPUPlan(problem, make_program(problem, all_rows()))(*operands), problem, *operands)
+
+    @pytest.mark.parametrize("name", ["plain", "1x1"])
+    def test_an_operand_that_needs_no_padding_is_not_copied(self, name):
+        problem = make_problem("forward", **GEOMETRIES[name] | {"size": (9, 64)})
+        assert make_program(problem, all_rows()).workspace_bytes == 0
+
+    def test_an_unknown_algorithm_is_refused_with_those_it_has(self):
+        problem = make_problem("grad_weight", algorithm="winograd")
+        assert CPUBackend().supports(problem) == (
+            "it has no algorithm 'winograd' for grad_weight; it has 'direct', 'dot'"
+        )
+
+    def test_the_dot_algorithm_refuses_complex_numbers(self):
+        problem = make_problem("grad_weight", dtypes=("complex64",) * 2, algorithm="dot")
+        assert CPUBackend().supports(problem) == "its algorithm 'dot' does not know complex numbers"
+
+    def test_a_workspace_limit_is_kept_or_refused(self):
+        problem = make_problem("forward", padding=((1, 1), (1, 1)))
+        needed = make_program(problem, all_rows()).workspace_bytes
+        assert CPUBackend().supports(dataclasses.replace(problem, workspace_limit=needed)) is True
+        assert CPUBackend().supports(dataclasses.replace(problem, workspace_limit=needed - 1)) == (
+            f"it needs {needed} bytes of workspace, workspace_limit is {needed - 1}"
+        )
+
+
+class TestNotANumber:
+    def test_padding_is_never_multiplied_by_an_infinite_weight(self):
+        for name in ("plain", "stride-2", "dilation-stride", "groups-odd"):
+            problem = make_problem("grad_input", **GEOMETRIES[name])
+            grad_out, weight, bias = random_operands(problem)
+            weight[:, :, 0, -1] = np.inf
+            result = CPUBackend().plan(problem)(grad_out, weight, bias)
+            assert np.isfinite(result).any()
+            assert_within(result, problem, grad_out, weight, bias)
+
+    @pytest.mark.parametrize("algorithm", ["direct", "dot"])
+    def test_pixels_no_output_saw_stay_out_of_grad_weight(self, algorithm):
+        problem = make_problem("grad_weight", size=(9, 20), kernel=(2, 3), stride=(1, 4), algorithm=algorithm)
+        x, grad_out, _ = random_operands(problem)
+        x[:, :, :, 3::4] = np.nan
+        x[0, 0, 0, -1] = np.inf
+        assert_within(CPUBackend().plan(problem)(x, grad_out), problem, x, grad_out)
+
+
+LARGE = {
+    "images": 2, "channels": (12, 20), "size": (60, 61), "padding": ((1, 1), (1, 1)), "bias": False,
+}  # fmt: skip
+
+
+class TestThreads:
+    @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight", "grad_bias"])
+    @pytest.mark.parametrize("algorithm", ["direct", "dot"])
+    def test_any_number_of_threads_gives_the_same_bits(self, op, algorithm):
+        if algorithm == "dot" and op != "grad_weight":
+            return
+        problem = make_problem(op, **LARGE, algorithm=algorithm)
+        operands = random_operands(problem)
+        results = [
+            CPUPlan(problem, make_program(problem, all_rows(), threads))(*operands).tobytes()
+            for threads in (1, 2, 3, 7)
+        ]
+        assert len(set(results)) == 1
+
+    def test_threadpoolctl_limits_them(self):
+        problem = make_problem("forward", **LARGE)
+        operands = random_operands(problem)
+        plan = CPUBackend().plan(problem)
+        with threadpool_limits(1):
+            alone = plan(*operands)
+        np.testing.assert_array_equal(alone, plan(*operands))
+
+    def test_calls_from_many_python_threads(self):
+        problem = make_problem("grad_weight", **LARGE)
+        operands = random_operands(problem)
+        plan = CPUBackend().plan(problem)
+        expected = plan(*operands)
+        with ThreadPoolExecutor(8) as pool:
+            for result in pool.map(lambda _: plan(*operands), range(40)):
+                np.testing.assert_array_equal(result, expected)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+    def test_a_forked_child_does_not_wait_for_threads_it_does_not_have(self):
+        code = """
+import os, warnings
+warnings.simplefilter("ignore")
+from convcore.testing.problems import make_problem, random_operands
+from convcore_cpu.backend import CPUBackend
+problem = make_problem("forward", images=2, channels=(12, 20), size=(60, 61), bias=False)
+operands, plan = random_operands(problem), CPUBackend().plan(problem)
+expected = plan(*operands)
+child = os.fork()
+if child == 0:
+    os._exit(0 if (plan(*operands) == expected).all() else 1)
+print(os.waitpid(child, 0)[1])
+"""
+        assert in_python(code, OMP_NUM_THREADS="2") == "0"
+
+
+class TestVariables:
+    @pytest.mark.parametrize("isa", list(MICRO_KERNELS))
+    def test_an_isa_is_forced(self, isa, monkeypatch):
+        monkeypatch.setenv("CONVCORE_CPU_ISA", isa)
+        problem = make_problem("forward", images=1, channels=(64, 64), size=(20, 20))
+        if isa in ISAS:
+            plan = CPUBackend().plan(problem)
+            kernel = plan.notes.split(",")[0]
+            assert kernel.split("__")[1] in ISAS[: ISAS.index(isa) + 1]
+            operands = random_operands(problem)
+            assert_within(plan(*operands), problem, *operands)
+        else:
+            with pytest.raises(ValueError, match=rf"CONVCORE_CPU_ISA='{isa}': this processor has only"):
+                CPUBackend().plan(problem)
+
+    def test_an_unknown_isa_is_named(self, monkeypatch):
+        monkeypatch.setenv("CONVCORE_CPU_ISA", "sse9")
+        with pytest.raises(ValueError, match=r"^CONVCORE_CPU_ISA='sse9': expected one of baseline"):
+            CPUBackend().plan(make_problem())
+
+    @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "", "1_0", " 2"])
+    def test_a_number_of_threads_is_read_strictly(self, text, monkeypatch):
+        monkeypatch.setenv("CONVCORE_NUM_THREADS", text)
+        with pytest.raises(ValueError, match=r"^CONVCORE_NUM_THREADS=") as error:
+            CPUBackend().plan(make_problem())
+        assert str(error.value) == f"CONVCORE_NUM_THREADS={text!r}: expected a whole number of at least 1"
+
+    def test_a_number_of_threads_is_a_limit(self, monkeypatch):
+        monkeypatch.setenv("CONVCORE_NUM_THREADS", "3")
+        assert "at most 3 thread(s)" in CPUBackend().plan(make_problem("forward", **LARGE)).notes
+
+
+class TestShortCut:
+    """A plan called with arrays that need no care does not go through the core; any other does."""
+
+    @pytest.fixture
+    def plan(self):
+        return CPUBackend().plan(make_problem("forward", size=(6, 8), kernel=(1, 2)))
+
+    @pytest.fixture
+    def calls_of_the_core(self, monkeypatch):
+        calls = []
+        through_core = Plan.__call__
+        monkeypatch.setattr(Plan, "__call__", lambda *arguments: (calls.append(1), through_core(*arguments))[1])
+        return calls
+
+    def test_it_is_taken(self, plan, calls_of_the_core):
+        operands = random_operands(plan.problem)
+        assert_within(plan(*operands), plan.problem, *operands)
+        assert not calls_of_the_core
+
+    @pytest.mark.parametrize(
+        "change",
+        list(
+            {
+                "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+                "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
+                "unaligned": lambda a: np.frombuffer(b"x" + a.tobytes(), a.dtype, offset=1).reshape(a.shape),
+                "subclass": lambda a: a.view(np.recarray),
+                "fortran": np.asfortranarray,
+            }.items()
+        ),
+        ids=lambda item: item[0],
+    )
+    def test_it_is_not_taken(self, plan, calls_of_the_core, change):
+        operands = random_operands(plan.problem)
+        result = plan(change[1](operands[0]), *operands[1:])
+        assert calls_of_the_core
+        assert_within(result, plan.problem, *operands)
+
+    def test_wrong_arrays_are_the_cores_to_refuse(self, plan):
+        x, weight, bias = random_operands(plan.problem)
+        with pytest.raises(ValueError, match=r"`x` must have shape \(2, 3, 6, 8\) for this plan, got \(2, 3, 6, 7\)"):
+            plan(np.ascontiguousarray(x[..., 1:]), weight, bias)
+        with pytest.raises(TypeError, match="`weight` must have dtype float32 for this plan, got float64"):
+            plan(x, weight.astype(np.float64), bias)
+        with pytest.raises(TypeError, match="this plan was made with a bias"):
+            plan(x, weight)
+
+    def test_out_is_written_through_the_core(self, plan, calls_of_the_core):
+        operands = random_operands(plan.problem)
+        out = np.empty(plan.problem.result_shape, np.float32)
+        assert plan(*operands, out=out) is out
+        assert calls_of_the_core
+        assert_within(out, plan.problem, *operands)
+
+
+def test_no_memory_for_the_workspace_leaves_out_as_it_was():
+    far = 1 << 24
+    problem = make_problem(
+        "forward", images=1, channels=(1, 1), kernel=(2, 2), dilation=(far, far), padding=((0, far), (0, far))
+    )
+    problem = dataclasses.replace(problem, output_shape=(1, 1, 1, 1), bias=False)
+    operands = random_operands(problem)
+    out = np.full((1, 1, 1, 1), 7, np.float32)
+    with pytest.raises(MemoryError, match=r"^convcore_cpu: no memory for a workspace of [0-9]+ bytes"):
+        CPUBackend().plan(problem)(*operands[:2], out=out)
+    assert out == 7
