@@ -43,7 +43,7 @@ lint: $(VENV)/.test ## lint, types and layering only
 
 bench: $(VENV)/.bench ## benchmarks, beside PyTorch, OpenCV and SciPy
 	$(call say,Running the benchmarks)
-	@$(BIN)/python -m pytest bench
+	@$(BIN)/python -m pytest bench --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist convcore.egg-info convcore-demo.png
