@@ -85,22 +85,24 @@ class _TapPlan(Plan):
 
     def pad(self, x: Array) -> Array:
         """Give the input its boundary."""
-        problem = self.problem
-        mode: dict[str, Any] = {"mode": problem.boundary}
-        if problem.boundary == "constant":
-            mode["constant_values"] = problem.fill_value
-        return np.pad(self.images(x), ((0, 0), (0, 0), *problem.padding), **mode)
+        images, padding = self.images(x), self.problem.padding
+        if self.problem.boundary == "constant":
+            return np.pad(images, ((0, 0), (0, 0), *padding), constant_values=self.problem.fill_value)
+        rows, columns = (
+            _sources(size, pad, self.problem.boundary) for size, pad in zip(images.shape[2:], padding, strict=True)
+        )
+        return images[:, :, rows[:, np.newaxis], columns]
 
     def fold(self, padded: Array) -> Array:
         """Add what stands in the boundary to the pixels it was copied from: the adjoint of :meth:`pad`."""
-        for axis, (before, after) in enumerate(self.problem.padding, start=2):
-            size = self.problem.input_shape[axis]
-            rows = np.moveaxis(padded, axis, 0)
-            if self.problem.boundary == "constant":
-                folded = rows[before : before + size]
-            else:
-                folded = np.zeros((size, *rows.shape[1:]), rows.dtype)
-                np.add.at(folded, np.pad(np.arange(size), (before, after), mode=self.problem.boundary), rows)
+        _, _, h, w = self.problem.input_shape
+        (top, bottom), (left, right) = self.problem.padding
+        if self.problem.boundary == "constant":
+            return padded[:, :, top : top + h, left : left + w]
+        for axis, size, pad in ((2, h, (top, bottom)), (3, w, (left, right))):
+            lines = np.moveaxis(padded, axis, 0)
+            folded = np.zeros((size, *lines.shape[1:]), lines.dtype)
+            np.add.at(folded, _sources(size, pad, self.problem.boundary), lines)
             padded = np.moveaxis(folded, 0, axis)
         return padded
 
@@ -154,6 +156,18 @@ _PLANS: dict[str, type[Plan]] = {
 def _accumulator(problem: Problem) -> np.dtype[Any]:
     """Choose the dtype sums are kept in: the result's own, but single for half."""
     return np.dtype("f4") if problem.result_dtype == np.dtype("f2") else problem.result_dtype
+
+
+def _sources(size: int, padding: tuple[int, int], boundary: str) -> Array:
+    """Say for each position of a padded axis which pixel it copies; not by np.pad, which before NumPy 2 errs here."""
+    position = np.arange(-padding[0], size + padding[1])
+    if boundary == "edge":
+        return position.clip(0, size - 1)
+    if boundary == "wrap":
+        return position % size
+    repeated = boundary == "symmetric"
+    period = 2 * size if repeated else max(2 * size - 2, 1)
+    return np.minimum(position % period, (-position - repeated) % period)
 
 
 def _channels_first(images: Array, problem: Problem) -> Array:
