@@ -8,7 +8,8 @@ from functools import lru_cache
 
 from convcore.spi import Backend, Device, Plan, Problem
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
-from convcore_cpu.plans import Program, UnsupportedError, make_program
+from convcore_cpu.plans import make_program
+from convcore_cpu.program import Program, UnsupportedError
 
 
 class CPUBackend(Backend):

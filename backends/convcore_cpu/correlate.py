@@ -135,14 +135,17 @@ def _correlate(layout: Layout, direction: Direction) -> Program:
 def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, Sequence[MicroKernel]]:
     """Read the operand in place if every gather has a micro-kernel narrow enough not to read past its end."""
 
-    def kernels(planes: Planes, fits: bool) -> list[MicroKernel | None]:
-        return [
+    def kernels(planes: Planes, fits: bool) -> list[MicroKernel]:
+        """Return one for each gather, or none at all."""
+        best = (
             outer_kernel(layout.micro_kernels, len(direction.rows), gather.pixels(planes), fits=fits)[1]
             for gather in direction.gathers
-        ]
+        )
+        found = [kernel for kernel in best if kernel is not None]
+        return found if len(found) == len(direction.gathers) else []
 
     planes = layout.in_place(FIRST, direction.lines, direction.columns)
-    if planes is not None and None not in (narrow := kernels(planes, fits=True)):
+    if planes is not None and (narrow := kernels(planes, fits=True)):
         return planes, narrow
     planes = layout.packed(direction.channels, direction.lines, direction.columns)
     layout.set_batch(planes.workspace)

@@ -86,6 +86,7 @@ def grad_weight_direct(layout: Layout) -> Program:
     out_group = len(a_row) * lanes.lanes
     out_part = layout.groups * out_group
     out_offset = layout.reserve(parts * out_part)
+    one_batch = layout.batch == layout.images
     sizes = {
         "a_buffer": x.buffer,
         "a_offset": x.offset,
@@ -107,9 +108,11 @@ def grad_weight_direct(layout: Layout) -> Program:
         "row_blocks": blocks,
         "row_tasks": row_tasks,
         "blocks_per_task": blocks_per_task,
+        "one_batch": int(one_batch),
     }
     tables = {"offsets": offsets, "a_row": a_row, "out_row": np.arange(len(a_row)) * lanes.lanes}
     tasks = parts * layout.groups * row_tasks
+    clear = () if one_batch else (layout.clear(out_offset, parts * layout.groups * len(a_row), lanes.lanes),)
     accumulate = Step(f"accumulate_{layout.type}", tasks, sizes, False, kernel.name, tables)
     reduce = _reduce(
         layout,
@@ -126,7 +129,7 @@ def grad_weight_direct(layout: Layout) -> Program:
     return layout.program(
         "direct",
         kernel.name,
-        before=((layout.clear(out_offset, parts * layout.groups * len(a_row), lanes.lanes),),),
+        before=(clear,),
         each=((*packing, *_pack_lanes(layout, g_offset, lanes)), (accumulate,)),
         after=((reduce,),),
     )

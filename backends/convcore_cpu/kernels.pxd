@@ -67,7 +67,7 @@ cdef extern from "kernels/steps.h" nogil:
         index_t out_offset, out_part, out_group
         index_t groups, parts, lanes, length
         index_t repeats, repeats_per_image, repeats_at_once
-        index_t row_blocks, row_tasks, blocks_per_task
+        index_t row_blocks, row_tasks, blocks_per_task, one_batch
 
     ctypedef struct accumulate_step:
         accumulate_sizes sizes

@@ -7,6 +7,8 @@
  * too few tiles to keep threads busy; their number depends on the problem alone, and reduce.h adds them up in order:
  * the same bits on any number of threads.
  *
+ * The workspace starts as zeros, or as anything when there is but one batch.
+ *
  * A task is some blocks of rows of one group and part.  Rows and lanes are padded to whole tiles.
  */
 static void NAMED(accumulate)(const void *step, char *const *buffers, index_t images, index_t task) {
@@ -18,18 +20,20 @@ static void NAMED(accumulate)(const void *step, char *const *buffers, index_t im
         first_block + z->blocks_per_task < z->row_blocks ? first_block + z->blocks_per_task : z->row_blocks;
     const index_t group = task / z->row_tasks % z->groups, part = task / z->row_tasks / z->groups;
     const index_t repeats = z->repeats + z->repeats_per_image * images;
-    const index_t last = repeats * (part + 1) / z->parts;
+    const index_t first = repeats * part / z->parts, last = repeats * (part + 1) / z->parts;
     const TYPE *a = (const TYPE *)buffers[z->a_buffer] + z->a_offset + group * z->a_group;
     const TYPE *b = (const TYPE *)buffers[WORKSPACE] + z->b_offset + group * z->b_group;
     TYPE *out = (TYPE *)buffers[WORKSPACE] + z->out_offset + part * z->out_part + group * z->out_group;
+    const TYPE zeros[MAX_TILE_ROWS] = {0};
     outer_loop loop = {.offsets = s->offsets, .length = z->length, .a_step = z->a_step, .b_step = z->b_step};
-    for (index_t at = repeats * part / z->parts; at < last; at += z->repeats_at_once) {
+    for (index_t at = first; at < last; at += z->repeats_at_once) {
         loop.repeats = last - at < z->repeats_at_once ? last - at : z->repeats_at_once;
         for (index_t block = first_block; block < last_block; block++) {
             loop.a_row = s->a_row + block * s->kernel->rows;
             loop.out_row = s->out_row + block * s->kernel->rows;
             for (index_t j = 0; j < z->lanes; j += s->kernel->columns) {
-                outer(&loop, a + at * z->a_step, b + at * z->b_step + j, NULL, out + j);
+                outer(&loop, a + at * z->a_step, b + at * z->b_step + j, z->one_batch && at == first ? zeros : NULL,
+                      out + j);
             }
         }
     }

@@ -33,8 +33,9 @@ static void NAMED(store_tile)(const TYPE *tile, const correlate_step *s, index_t
 }
 
 static int NAMED(has_nan)(const TYPE *tile, index_t count) {
+    const TYPE *const same = tile; /* under a second name, since of integers a compiler thinks this a mistake */
     int found = 0;
-    for (index_t j = 0; j < count; j++) found |= tile[j] != tile[j];
+    for (index_t j = 0; j < count; j++) found |= tile[j] != same[j];
     return found;
 }
 

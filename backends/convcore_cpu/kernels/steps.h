@@ -54,7 +54,7 @@ typedef struct {
     index_t out_offset, out_part, out_group;
     index_t groups, parts, lanes, length;
     index_t repeats, repeats_per_image, repeats_at_once;
-    index_t row_blocks, row_tasks, blocks_per_task;
+    index_t row_blocks, row_tasks, blocks_per_task, one_batch;
 } accumulate_sizes;
 typedef struct {
     accumulate_sizes sizes;
