@@ -136,6 +136,7 @@ def _absolute_sum(problem: Problem, factor: np.ndarray[Any, Any]) -> int:
     if problem.op == "grad_input":
         k, per_group, r, s = problem.weight_shape
         sums = magnitudes.reshape(problem.groups, k // problem.groups, per_group, r * s).sum(axis=(1, 3))
+        sums *= problem.positions_per_pixel
     elif problem.op == "forward":
         sums = magnitudes.sum(axis=(1, 2, 3))
     else:

@@ -129,10 +129,16 @@ class Problem:
         _, c, r, s = self.weight_shape
         return {
             "forward": c * r * s,
-            "grad_input": k // self.groups * r * s,
+            "grad_input": k // self.groups * r * s * self.positions_per_pixel,
             "grad_weight": n * p * q,
             "grad_bias": n * p * q,
         }[self.op]
+
+    @property
+    def positions_per_pixel(self) -> int:
+        """At most how many positions of the padded input one pixel stands at; 1 with a constant boundary."""
+        _, _, h, w = self.input_shape
+        return _repeats(h, self.padding[0], self.boundary) * _repeats(w, self.padding[1], self.boundary)
 
     @property
     def flops(self) -> int:
@@ -151,6 +157,17 @@ class Problem:
         """Put a logical (N, C, H, W) shape into the order of ``layout``."""
         n, c, h, w = shape
         return shape if self.layout == "NCHW" else (n, h, w, c)
+
+
+def _repeats(size: int, padding: Pair, boundary: str) -> int:
+    """Return at most how often one pixel of an axis stands in it once it is padded."""
+    padded = size + sum(padding)
+    if boundary == "constant":
+        return 1
+    if boundary == "edge":
+        return padded if size == 1 else 1 + max(padding)
+    period, per_period = {"wrap": (size, 1), "symmetric": (2 * size, 2), "reflect": (max(2 * size - 2, 1), 2)}[boundary]
+    return min(padded, -(-padded // period) * per_period)
 
 
 def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: int) -> int:

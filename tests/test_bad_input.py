@@ -401,6 +401,15 @@ class TestOverflow:
         with pytest.raises(OverflowError):
             convcore.conv2d(x, -np.ones((1, 1, 1, 1), np.int64), backend="numpy")
 
+    @pytest.mark.parametrize("boundary", ["edge", "wrap", "symmetric", "reflect"])
+    def test_pixels_that_stand_in_the_boundary_too_count(self, boundary):
+        grad_out, weight = np.full((1, 1, 43, 43), 2**53, np.int64), np.ones((1, 1, 1, 1), np.int64)
+        keywords = {"padding": 21, "boundary": boundary, "backend": "numpy"}
+        with pytest.raises(OverflowError):
+            convcore.conv2d_grad_input(grad_out, weight, (1, 1, 1, 1), **keywords)
+        small = convcore.conv2d_grad_input(grad_out // 2**12, weight, (1, 1, 1, 1), **keywords)
+        assert small.item() == 43 * 43 * 2**41
+
     @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
     def test_large_values_that_fit_are_exact(self, op):
         big, one = np.full((1, 1, 2, 2), 2**52 + 1, np.int64), np.ones((1, 1, 2, 2), np.int64)

@@ -28,7 +28,7 @@ def test_entry_points():
         ("convcore", "cpu"): "convcore_cpu",
         ("convcore", "numpy"): "convcore_numpy",
         ("convcore", "opencl"): "convcore_opencl",
-        ("pytest11", "convcore"): "convcore.testing.plugin",
+        ("pytest11", "convcore.testing.plugin"): "convcore.testing.plugin",
     }
 
 
