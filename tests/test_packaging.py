@@ -1,5 +1,6 @@
 """What is installed with the package, and how little importing it costs."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -11,6 +12,7 @@ import pytest
 
 import convcore
 
+ROOT = Path(__file__).parent.parent
 HEAVY = ("matplotlib", "platformdirs", "pyopencl", "pytest", "rich", "scipy", "skimage", "torch", "typer")
 
 
@@ -41,8 +43,7 @@ def test_the_package_says_that_it_is_typed():
 
 
 def test_an_sdist_builds_a_wheel_with_everything_it_needs_and_no_sources_in_c(tmp_path):
-    root = Path(__file__).parent.parent
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, root]
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, ROOT]
     result = subprocess.run(build, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     (wheel,) = tmp_path.glob("*.whl")
@@ -50,8 +51,31 @@ def test_an_sdist_builds_a_wheel_with_everything_it_needs_and_no_sources_in_c(tm
         names = archive.namelist()
     suffixes = {Path(name).suffix for name in names if ".dist-info" not in name}
     assert suffixes <= {".py", ".pyi", ".typed", ".cl", ".json", ".so"}
-    sources = [path.relative_to(root) for path in (root / "convcore").rglob("*.py")]
-    sources += [path.relative_to(root / "backends") for path in (root / "backends").rglob("*.py")]
+    sources = [path.relative_to(ROOT) for path in (ROOT / "convcore").rglob("*.py")]
+    sources += [path.relative_to(ROOT / "backends") for path in (ROOT / "backends").rglob("*.py")]
     assert {path.as_posix() for path in sources} <= set(names)
-    kernels = {path.name for path in (root / "backends" / "convcore_opencl" / "kernels").glob("*.cl")}
+    kernels = {path.name for path in (ROOT / "backends" / "convcore_opencl" / "kernels").glob("*.cl")}
     assert kernels == {Path(name).name for name in names if name.endswith(".cl")}
+
+
+@pytest.mark.parametrize(
+    ("lacking", "sentence"),
+    [
+        ("version_info", "is older than Python 3.10: install a later one"),
+        (
+            "ensurepip",
+            "cannot make environments: install its venv and ensurepip modules (Debian: apt install python3-venv)",
+        ),
+        ("Python.h", "install its development files (Debian: apt install python3-dev)"),
+        ("sysconfig; print", "was not found: install it (Debian: apt install gcc libc6-dev)"),
+    ],
+)
+def test_what_a_machine_lacks_is_one_sentence(tmp_path, lacking, sentence):
+    python = tmp_path / "python"
+    python.write_text(f"""#!/bin/sh\ncase "$2" in *"{lacking}"*) exit 1;; esac\nexec {sys.executable} "$@"\n""")
+    python.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "CC"}
+    result = subprocess.run([ROOT / ".ci" / "prerequisites", python], capture_output=True, text=True, env=environment)
+    assert result.returncode == 2
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
