@@ -28,7 +28,7 @@ demo: $(VENV)/.demo ## install what is needed, then run the main job on a photog
 
 test: lint ## lint, types, layering, unit tests and the conformance kit over every backend
 	$(call say,Running the tests and the conformance kit)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -rs
 
 lint: $(VENV)/.test ## lint, types and layering only
 	$(call say,Checking style and spelling)
