@@ -17,10 +17,10 @@ OPENCL := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comm
 
 say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench bench-cpu clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 	@echo 'PYTHON=python3.12 chooses the interpreter of the environment in $(VENV).'
 
 demo: $(VENV)/.demo ## install what is needed, then run the main job on a photograph
@@ -44,6 +44,9 @@ lint: $(VENV)/.test ## lint, types and layering only
 bench: $(VENV)/.bench ## benchmarks, beside PyTorch, OpenCV and SciPy
 	$(call say,Running the benchmarks)
 	@$(BIN)/python -m pytest bench --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+bench-cpu: $(VENV)/.bench ## the CPU engine against PyTorch, layer by layer; ARGS=--quick for a short run
+	@$(BIN)/python bench/cpu.py $(ARGS)
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist convcore.egg-info convcore-demo.png
