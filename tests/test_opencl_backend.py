@@ -18,7 +18,7 @@ from convcore.spi import KernelBuildError, NoDevice, Problem
 cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed")
 cla = pytest.importorskip("pyopencl.array")
 
-from convcore_opencl import arrays, device, execute, plans, program  # noqa: E402
+from convcore_opencl import arrays, device, execute, program  # noqa: E402
 from convcore_opencl.backend import OpenCLBackend  # noqa: E402
 
 DEVICE_ARRAY = "pyopencl.array.Array"
@@ -497,4 +497,3 @@ def test_largest_magnitudes_are_found_on_the_device(backend):
     values[4321] = -(2**63)
     array = backend.to_device(values)
     assert arrays._magnitude(array.queue, array) == 2**63
-    assert plans.magnitude(np.dtype("u1"), 10).arguments[0] == 10

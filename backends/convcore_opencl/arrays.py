@@ -11,7 +11,7 @@ import pyopencl.array as cla
 from convcore.spi import Problem
 from convcore_opencl import device as devices
 from convcore_opencl.execute import Operand, enqueue, follow, reporting_memory, stand_in
-from convcore_opencl.plans import MAGNITUDES, magnitude
+from convcore_opencl.plans import EXTREMES, extremes
 
 if TYPE_CHECKING:
     from convcore_opencl.execute import OpenCLPlan
@@ -134,9 +134,9 @@ def _check_overflow(
 def _magnitude(queue: cl.CommandQueue, array: cla.Array) -> int:
     if not array.size:
         return 0
-    found = np.empty(MAGNITUDES, np.uint64)
+    found = np.empty((EXTREMES, 2), np.int64)
     result = cl.Buffer(queue.context, cl.mem_flags.WRITE_ONLY, found.nbytes)
     operands = {"first": _operand(queue, array), "out": Operand(result)}
-    event = enqueue(magnitude(array.dtype, array.size), queue, operands, _events(array))
+    event = enqueue(extremes(array.dtype, array.size), queue, operands, _events(array))
     cl.enqueue_copy(queue, found, result, wait_for=[event])
-    return int(found.max())
+    return max(int(found.max()), -int(found.min()))

@@ -82,9 +82,11 @@ def follow(
     recipe: Recipe, queue: cl.CommandQueue, operands: Mapping[str, Operand], wait_for: Sequence[cl.Event] = ()
 ) -> cl.Event:
     """Enqueue the launches of a recipe, each after the one before; return the last one's event."""
-    operands = dict(operands)
-    for name, size in recipe.workspace.items():
-        operands[name] = Operand(cl.Buffer(queue.context, cl.mem_flags.READ_WRITE, size))
+    scratch = {
+        name: Operand(cl.Buffer(queue.context, cl.mem_flags.READ_WRITE, size))
+        for name, size in recipe.workspace.items()
+    }
+    operands = {**operands, **scratch}
     for launch in recipe.launches:
         event = enqueue(launch, queue, operands, wait_for)
         wait_for = [event]

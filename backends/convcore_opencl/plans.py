@@ -466,15 +466,15 @@ def _fill(problem: Problem) -> np.generic:
     return problem.result_dtype.type(complex(problem.fill_value).real)
 
 
-#: Work-items that look for the largest magnitude of an array.
-MAGNITUDES = 1024
+#: Work-items that look for the extremes of an array.
+EXTREMES = 1024
 
 
-def magnitude(dtype: np.dtype[Any], elements: int) -> Launch:
-    """Look for the largest magnitude of the integers in buffer "first": it is one of the MAGNITUDES ulongs in "out"."""
+def extremes(dtype: np.dtype[Any], elements: int) -> Launch:
+    """Look for the smallest and largest integer in buffer "first": they are in the (EXTREMES, 2) longs of "out"."""
     options = f"-DFIRST={c_type(dtype)}", "-DRESULT=long", "-DNHWC=0", "-DBOUNDARY_CONSTANT=1"
-    arguments = np.int64(elements), np.int64(MAGNITUDES)
-    return Launch("sums.cl", "magnitude", options, MAGNITUDES, ("first", "out"), arguments)
+    arguments = np.int64(elements), np.int64(EXTREMES)
+    return Launch("sums.cl", "extremes", options, EXTREMES, ("first", "out"), arguments)
 
 
 _C_TYPES = {"f4": "float", "f8": "double", "i1": "char", "i2": "short", "i4": "int", "i8": "long"}

@@ -1,12 +1,12 @@
 /*
  * Purpose
  *   Sums in a fixed order, so that the same problem gives the same bits every time: the bias gradient,
- *   the chunks of a split reduction, and the largest magnitude of an array of integers.
+ *   the chunks of a split reduction; and the extremes of an array of integers.
  *
  * Formula
  *   channel_sum     db[k]  = sum_{n,p,q} g[n,k,p,q], one copy per chunk of `rows` of the N * P rows
  *   add_chunks      out[i] = sum_chunk partial[chunk][i]
- *   magnitude       out[i] = max |values[j]| over j = i, i + items, i + 2 * items, ...
+ *   extremes        out[i] = (smallest, largest) of values[j] over j = i, i + items, i + 2 * items, ...; at least (0, 0)
  *
  * Operands
  *   g (N, channels, size.x, size.y) in the layout of at(); partial (chunks, elements); out (elements).
@@ -47,16 +47,17 @@ kernel void add_chunks(global const RESULT *partial, long partial0, global RESUL
     out[out0 + element] = sum;
 }
 
-kernel void magnitude(global const FIRST *values, long values0, global ulong *out, long out0,
-                      long elements, long items)
+kernel void extremes(global const FIRST *values, long values0, global long2 *out, long out0,
+                     long elements, long items)
 {
     const long item = get_global_id(0);
     if (item >= items)
         return;
-    ulong largest = 0;
+    long2 found = 0;
     for (long i = item; i < elements; i += items) {
         const long value = values[values0 + i];
-        largest = max(largest, value < 0 ? -(ulong)value : (ulong)value);
+        found.x = min(found.x, value);
+        found.y = max(found.y, value);
     }
-    out[out0 + item] = largest;
+    out[out0 + item] = found;
 }
