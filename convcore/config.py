@@ -8,6 +8,7 @@ nearest above it) > user file > built-in order.  The files are read once for a p
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -19,11 +20,6 @@ from typing import Any
 from convcore.errors import ConfigError
 from convcore.normalise import did_you_mean
 from convcore.registry import BUILTIN_ORDER
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 VARIABLE = "CONVCORE_BACKEND"
 AUTO = "auto"
@@ -145,7 +141,9 @@ def _project_tables(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # a TOMLDecodeError or UnicodeDecodeError is a ValueError
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
+    return table

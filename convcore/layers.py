@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convcore import api, normalise
 
 Array = np.ndarray[Any, Any]
-Initializer = str | float | Array | Callable[[np.random.Generator, tuple[int, ...]], Any] | None
+
+if TYPE_CHECKING:  # naming numpy.random is importing it
+    Initializer = str | float | Array | Callable[[np.random.Generator, tuple[int, ...]], Any] | None
 
 
 class Parameter:
@@ -256,12 +258,12 @@ class Conv2D:
 
         The file is written beside its place and then moved there, so a failure leaves the old one.
         """
-        state = {name: parameter.data().copy() for name, parameter in self.parameters().items()}
+        state: dict[str, Any] = {name: parameter.data().copy() for name, parameter in self.parameters().items()}
         if path is not None:
             target = Path(path)
             beside = target.with_name(f"{target.name}.{os.getpid()}.npz")
             try:
-                np.savez(beside, allow_pickle=False, **state)
+                np.savez(beside, **state)
                 beside.replace(target)
             finally:
                 beside.unlink(missing_ok=True)

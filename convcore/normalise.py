@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -158,6 +157,8 @@ def word(fn: str, name: str, value: Any, words: Iterable[str]) -> str:
 
 def did_you_mean(value: Any, words: Iterable[str]) -> str:
     """Return '; did you mean …?' when one of ``words`` is close to ``value``, else nothing."""
+    import difflib  # only an error needs it
+
     close = difflib.get_close_matches(str(value), list(words), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -324,7 +324,7 @@ class TestPlugins:
             EntryPoint("gone", "no_such_module_of_ours", "convcore"),
             EntryPoint("fine", f"{__name__}:FINE", "convcore"),
         ]
-        monkeypatch.setattr("convcore.registry.entry_points", lambda group: points)
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points)
         fresh = Registry()
         fresh.discover()
         assert list(fresh.specs) == ["fine"]

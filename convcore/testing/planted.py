@@ -152,7 +152,8 @@ class Interleaved(Faultless):
     def _weight(self, problem: Problem, second: Array | None) -> Array | None:
         if second is None or problem.op == "grad_weight":
             return second
-        return second[np.arange(len(second)).reshape(-1, problem.groups).T.ravel()]
+        dealt: Array = second[np.arange(len(second)).reshape(-1, problem.groups).T.ravel()]
+        return dealt
 
 
 class HalfPrecision(Faultless):

@@ -117,7 +117,8 @@ def in_memory(array: Array, memory: str) -> Array:
         view[...] = array
         return view
     if memory == "byteswapped":
-        return array.astype(array.dtype.newbyteorder())
+        swapped: Array = array.astype(array.dtype.newbyteorder())
+        return swapped
     if memory == "misaligned":
         view = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
         view[...] = array
