@@ -219,6 +219,14 @@ def test_nan_and_infinity_go_where_the_formula_sends_them(backend, op, value, al
     np.testing.assert_array_equal(np.isinf(result), np.isinf(expected))
 
 
+@pytest.mark.parametrize("algorithm", ["direct", "register_tile"])
+@pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+def test_a_fill_value_of_nan_counts_where_the_formula_has_it(backend, op, algorithm):
+    p = problem(op, (1, 2, 5, 10), (3, 3, 3), padding=((2, 1), (2, 1)), algorithm=algorithm, fill_value=np.nan)
+    given = operands(p)
+    np.testing.assert_array_equal(np.isnan(backend.plan(p)(*given)), np.isnan(formula(p, *given)))
+
+
 def test_threads_share_a_plan(backend):
     p = problem(image=(1, 8, 40, 40), kernel=(16, 3, 3), algorithm="register_tile")
     plan = backend.plan(p)

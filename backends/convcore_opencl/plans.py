@@ -351,7 +351,8 @@ def _pixel_tile(problem: Problem, rows: Axis, columns: Axis, packed: str, device
         (rows.grid, columns.grid),
         (rows.step, columns.step),
         (rows.first, columns.first),
-        *(_fill(problem), np.int64(items)),
+        _fill(problem) if forward else problem.result_dtype.type(0),
+        np.int64(items),
     )
     buffers = ("first", packed, "bias", "out")
     correlate = Launch("register_tile.cl", "correlate", options, items, buffers, arguments, _tile_group(device))

@@ -28,7 +28,7 @@
  *
  * The caller guarantees
  *   items = images * blocks * groups * tiles; more work-items do nothing.  depth is channels / groups, or 0
- *   for a phase of the stride that no tap reaches, which leaves the bias alone.
+ *   for a phase of the stride that no tap reaches, which leaves the bias alone.  With SKIP_OUTSIDE fill is 0.
  *
  * Edges
  *   Tiles whose pixels are all inside read them directly; others look each one up.  What lies outside is the
