@@ -111,7 +111,7 @@ def grad_input(layout: Layout) -> Program:
 
 
 def _correlate(layout: Layout, direction: Direction) -> Program:
-    planes, kernels = _planes_and_kernels(layout, direction)
+    planes, kernels, cycles = _planes_and_kernels(layout, direction)
     buffer, offset, expand = layout.weight(direction.negated)
     planes, packing = layout.place(
         planes, FIRST, direction.channels, direction.lines, direction.columns, direction.fill
@@ -126,30 +126,39 @@ def _correlate(layout: Layout, direction: Direction) -> Program:
     return layout.program(
         "direct",
         ", ".join(dict.fromkeys(kernel.name for kernel in kernels)),
+        cycles,
         before=(expand,),
         each=(packing, steps),
         exact=(exact,) if direction.watch_nan else (),
     )
 
 
-def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, Sequence[MicroKernel]]:
-    """Read the operand in place if every gather has a micro-kernel narrow enough not to read past its end."""
+def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, Sequence[MicroKernel], float]:
+    """Read the operand in place if every gather has a micro-kernel narrow enough not to read past its end.
 
-    def kernels(planes: Planes, fits: bool) -> list[MicroKernel]:
+    Returns the planes, a micro-kernel for each gather, and the cycles they take for all images.
+    """
+    terms = layout.images * direction.channels * layout.halves
+
+    def kernels(planes: Planes, fits: bool) -> tuple[list[MicroKernel], float]:
         """Return one for each gather, or none at all."""
-        best = (
-            outer_kernel(layout.micro_kernels, len(direction.rows), gather.pixels(planes), fits=fits)[1]
-            for gather in direction.gathers
-        )
-        found = [kernel for kernel in best if kernel is not None]
-        return found if len(found) == len(direction.gathers) else []
+        found, cycles = [], 0.0
+        for gather in direction.gathers:
+            per_term, kernel = outer_kernel(layout.micro_kernels, len(direction.rows), gather.pixels(planes), fits=fits)
+            if kernel is None:
+                return [], cycles
+            found.append(kernel)
+            cycles += per_term * terms * len(gather.line_taps) * len(gather.column_taps)
+        return found, cycles
 
     planes = layout.in_place(FIRST, direction.lines, direction.columns)
-    if planes is not None and (narrow := kernels(planes, fits=True)):
-        return planes, narrow
+    if planes is not None:
+        found, cycles = kernels(planes, fits=True)
+        if found:
+            return planes, found, cycles
     planes = layout.packed(direction.channels, direction.lines, direction.columns)
     layout.set_batch(planes.workspace)
-    return planes, kernels(planes, fits=False)
+    return planes, *kernels(planes, fits=False)
 
 
 def _steps(

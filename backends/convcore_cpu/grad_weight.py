@@ -7,7 +7,6 @@ from itertools import product
 
 import numpy as np
 
-from convcore_cpu.engine import MicroKernel
 from convcore_cpu.geometry import PlaneAxis
 from convcore_cpu.layout import BLOCK, TASKS, Layout, Planes, whole
 from convcore_cpu.program import FIRST, SECOND, Program, Step, UnsupportedError
@@ -21,22 +20,6 @@ TABLE_PIXELS = 1024
 FEW_TASKS = 8
 # Lanes a task of kernels/reduce.h takes.
 REDUCED_LANES = 16
-
-
-def prefers_dot(layout: Layout) -> bool:
-    """Whether a pixel takes fewer cycles with pixels in the lanes than with the channels of grad_out."""
-    if layout.halves == 2:
-        return False
-    pairs = layout.out_channels * layout.c_per_group
-    dot = dot_kernel(layout.micro_kernels, layout.taps, layout.out_width)[0] * pairs / layout.out_width
-    return dot < _outer_kernel(layout)[0] * layout.groups
-
-
-def _outer_kernel(layout: Layout) -> tuple[float, MicroKernel]:
-    rows, lanes = layout.c_per_group * layout.taps, layout.k_per_group * layout.halves
-    cycles, kernel = outer_kernel(layout.micro_kernels, rows, lanes)
-    assert kernel is not None
-    return cycles, kernel
 
 
 def _parts(tasks: int, units: int) -> int:
@@ -65,7 +48,10 @@ class Lanes:
 def grad_weight_direct(layout: Layout) -> Program:
     """Lay out grad_weight as outer products: rows are (c, r, s), lanes the out_channels, terms the pixels."""
     lines, line_taps, columns, column_taps = layout.forward_axes()
-    kernel = _outer_kernel(layout)[1]
+    cycles, kernel = outer_kernel(
+        layout.micro_kernels, layout.c_per_group * layout.taps, layout.k_per_group * layout.halves
+    )
+    assert kernel is not None
     lanes = Lanes.of(layout, kernel.columns)
     whole_images = layout.out_height * layout.out_width <= TABLE_PIXELS
 
@@ -129,6 +115,7 @@ def grad_weight_direct(layout: Layout) -> Program:
     return layout.program(
         "direct",
         kernel.name,
+        cycles * layout.images * layout.groups * layout.out_height * layout.out_width * layout.halves,
         before=(clear,),
         each=((*packing, *_pack_lanes(layout, g_offset, lanes)), (accumulate,)),
         after=((reduce,),),
@@ -175,7 +162,7 @@ def grad_weight_dot(layout: Layout) -> Program:
     """Lay out grad_weight as dot products of lines, for groups of few channels: one task a pair of channels."""
     if layout.halves == 2:
         raise UnsupportedError("its algorithm 'dot' does not know complex numbers")
-    kernel = dot_kernel(layout.micro_kernels, layout.taps, layout.out_width)[1]
+    cycles, kernel = dot_kernel(layout.micro_kernels, layout.taps, layout.out_width)
     lines, line_taps, columns, column_taps = layout.forward_axes()
     g_lines, g_columns = (PlaneAxis(size, (0,), 1, size) for size in (layout.out_height, layout.out_width))
     x = layout.packed(layout.channels, lines, columns)
@@ -233,6 +220,7 @@ def grad_weight_dot(layout: Layout) -> Program:
     return layout.program(
         "dot",
         kernel.name,
+        cycles * layout.images * pairs * layout.out_height,
         before=((layout.clear(out_offset, parts * pairs, layout.taps),),),
         each=((*packing, *packing_g), (dots,)),
         after=((reduce,),),

@@ -17,7 +17,7 @@ import numpy as np
 from convcore.spi import Problem
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.geometry import PlaneAxis, Tap, forward_axis
-from convcore_cpu.program import FIRST, SECOND, WORKSPACE, Program, Stages, Step
+from convcore_cpu.program import FIRST, SECOND, WORKSPACE, Cost, Program, Stages, Step
 
 #: Work below this is done before a second thread is awake (seconds).
 WORTH_A_THREAD = 50e-6
@@ -94,6 +94,8 @@ class Layout:
         seconds = problem.flops / FLOPS_PER_SECOND + problem.bytes / BYTES_PER_SECOND
         self.threads = 1 if seconds < WORTH_A_THREAD else threads
         self.workspace = 0
+        #: Elements that packing steps write, of all images.
+        self.packed_elements = 0
         self.batch = max(self.images, 1)
 
     # -- the operands as they lie in memory --
@@ -140,8 +142,8 @@ class Layout:
         if bytes_per_image:
             self.batch = max(1, min(self.batch, BATCH_BYTES // bytes_per_image))
 
-    def program(self, algorithm: str, kernel: str, **stages: Stages) -> Program:
-        """Close the workspace and make the program."""
+    def program(self, algorithm: str, kernel: str, cycles: float, **stages: Stages) -> Program:
+        """Close the workspace and make the program; ``cycles`` is the arithmetic of all images, on one core."""
         # A tile may be read, and dropped, past the last plane.
         slack = max(row.columns for row in self.micro_kernels) if self.workspace else 0
         return Program(
@@ -151,6 +153,7 @@ class Layout:
             images_per_batch=self.batch,
             image_bytes=self.image_bytes(),
             workspace_bytes=(self.workspace + slack) * self.itemsize,
+            cost=Cost(cycles, self.problem.bytes + 2 * self.packed_elements * self.itemsize),
             **stages,
         )
 
@@ -240,6 +243,8 @@ class Layout:
         }
         tables = {"lines": lines, "columns": columns, "fill": np.array([fill], _NUMPY[self.type])}
         tasks = images * channels * len(lines) * len(columns) * blocks
+        planes = images * channels * (self.images if per_image else 1)
+        self.packed_elements += planes * int(lines[:, 0].sum() * columns[:, 0].sum())
         return Step(f"pack_{self.source(operand)}_{self.type}", tasks, sizes, per_image, tables=tables)
 
     def clear(self, offset: int, lines: int, width: int) -> Step:

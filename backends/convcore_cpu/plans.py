@@ -1,17 +1,18 @@
 """Choose the algorithm for a problem, and lay out the program that runs it.  Never touches data.
 
 To add an algorithm: its kernel file, its rows of the table of micro-kernels, a function that makes its program, and an
-entry of ``ALGORITHMS``.
+entry of ``ALGORITHMS``.  Every program says what it costs; of those a problem can have, the cheapest runs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from convcore.spi import Problem
 from convcore_cpu.correlate import forward, grad_input
 from convcore_cpu.engine import MicroKernel
-from convcore_cpu.grad_weight import grad_weight_direct, grad_weight_dot, prefers_dot
+from convcore_cpu.grad_weight import grad_weight_direct, grad_weight_dot
 from convcore_cpu.layout import Layout
 from convcore_cpu.program import FIRST, Program, Step, UnsupportedError
 
@@ -38,17 +39,21 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
         raise UnsupportedError(
             f"it has no algorithm {problem.algorithm!r} for {problem.op}; it has {', '.join(map(repr, builders))}"
         )
-    layout = Layout(problem, micro_kernels, threads)
-    named = problem.algorithm or _cheapest(layout)
-    program = builders[named](layout)
-    limit = problem.workspace_limit
-    if limit is not None and program.workspace_bytes > limit:
-        raise UnsupportedError(f"it needs {program.workspace_bytes} bytes of workspace, workspace_limit is {limit}")
-    return program
-
-
-def _cheapest(layout: Layout) -> str:
-    return "dot" if layout.problem.op == "grad_weight" and prefers_dot(layout) else "direct"
+    names = builders if problem.algorithm is None else (problem.algorithm,)
+    programs, reasons = [], []
+    for name in names:
+        try:
+            programs.append(builders[name](Layout(problem, micro_kernels, threads)))
+        except UnsupportedError as reason:
+            reasons.append(str(reason))
+    if not programs:
+        raise UnsupportedError("; ".join(reasons))
+    limit = math.inf if problem.workspace_limit is None else problem.workspace_limit
+    small = [program for program in programs if program.workspace_bytes <= limit]
+    if not small:
+        least = min(program.workspace_bytes for program in programs)
+        raise UnsupportedError(f"it needs {least} bytes of workspace, workspace_limit is {limit}")
+    return min(small, key=lambda program: program.cost.seconds)
 
 
 def _grad_bias(layout: Layout) -> Program:
@@ -62,10 +67,11 @@ def _grad_bias(layout: Layout) -> Program:
     }
     task = f"sum_{layout.source(FIRST)}_{layout.type}"
     step = Step(task, layout.out_channels * layout.halves, sizes, False)
-    return layout.program("direct", "", before=((step,),))
+    return layout.program("direct", "", 0, before=((step,),))
 
 
-#: The algorithms of each operation by the names users give them, the default first.
+#: The algorithms of each operation by the names users give them.  One that cannot do a problem, or may not for its
+#: accuracy, raises :class:`UnsupportedError`.
 ALGORITHMS: dict[str, dict[str, Callable[[Layout], Program]]] = {
     "forward": {"direct": forward},
     "grad_input": {"direct": grad_input},

@@ -9,6 +9,9 @@ import numpy as np
 # Numbers of the buffers, as in kernels/steps.h.
 FIRST, SECOND, BIAS, OUT, WORKSPACE = range(5)
 
+# What one core does.
+CYCLES_PER_SECOND, BYTES_PER_SECOND = 3.4e9, 8e9
+
 
 class UnsupportedError(Exception):
     """Why no program can be made of a problem, in words."""
@@ -30,6 +33,19 @@ Stages = tuple[tuple[Step, ...], ...]
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a program asks of the machine: cycles of arithmetic on one core, and bytes moved besides."""
+
+    cycles: float
+    bytes: float
+
+    @property
+    def seconds(self) -> float:
+        """On one core of the machine the rates were taken on; only good for comparing programs of one problem."""
+        return self.cycles / CYCLES_PER_SECOND + self.bytes / BYTES_PER_SECOND
+
+
+@dataclass(frozen=True)
 class Program:
     """What ``engine.Engine`` runs: ``before`` once, ``each`` for every batch of images, ``after`` once.
 
@@ -43,6 +59,7 @@ class Program:
     images_per_batch: int
     image_bytes: tuple[int, int, int]
     workspace_bytes: int
+    cost: Cost
     before: Stages = ()
     each: Stages = ()
     after: Stages = ()
@@ -52,4 +69,6 @@ class Program:
     def notes(self) -> str:
         """For ``explain()``."""
         threads = "all threads" if self.threads is None else f"at most {self.threads} thread(s)"
-        return f"{self.kernel or 'no micro-kernel'}, {threads}, {self.images_per_batch} image(s) at a time"
+        cost = self.cost
+        work = f"{cost.cycles:.3g} cycles and {cost.bytes:.3g} bytes, {cost.seconds * 1e3:.3g} ms on one core"
+        return f"{self.kernel or 'no micro-kernel'}, {threads}, {self.images_per_batch} image(s) at a time; {work}"
