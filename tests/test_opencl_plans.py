@@ -131,6 +131,11 @@ def test_a_device_without_room_for_the_packed_copy_gets_the_direct_kernels():
             "algorithm 'register_tile' takes tiles that span 128 pixels of a row, these span 148",
         ),
         (
+            replace(DENSE, op="grad_input", stride=(20, 30), algorithm="register_tile"),
+            CPU,
+            "algorithm 'register_tile' launches 256 phases of a stride at most, this one has 600",
+        ),
+        (
             replace(DENSE, algorithm="register_tile", workspace_limit=1000),
             CPU,
             "algorithm 'register_tile' needs 147456 bytes of workspace, the limit is 1000",

@@ -33,6 +33,8 @@ TAP_ACCUMULATORS = 12
 TILE_PIXELS = (8, 7, 4)
 #: Pixels of a row a tile may span; the kernel keeps them in registers or on the stack.
 WIDEST_SPAN = 128
+#: Phases of a stride that are worth a launch each.
+MOST_PHASES = 256
 #: Below so many flops the direct kernels, which are compiled once for all geometries, are soon enough done.
 TILING_PAYS = 2_000_000
 
@@ -178,9 +180,13 @@ def _untiled(problem: Problem) -> str:
         return "does not compute grad_bias, which is a sum"
     if problem.result_dtype.kind != "f":
         return f"computes float32 and float64, not {problem.dtypes[0]}"
-    span = (max(TILE_PIXELS) - 1) * problem.stride[1] + (problem.weight_shape[3] - 1) * problem.dilation[1] + 1
+    step = problem.stride[1] if problem.op == "forward" else 1
+    span = (max(TILE_PIXELS) - 1) * step + (problem.weight_shape[3] - 1) * problem.dilation[1] + 1
     if problem.op != "grad_weight" and span > WIDEST_SPAN:
         return f"takes tiles that span {WIDEST_SPAN} pixels of a row, these span {span}"
+    phases_of_stride = math.prod(map(min, problem.stride, problem.input_shape[2:]))
+    if problem.op == "grad_input" and phases_of_stride > MOST_PHASES:
+        return f"launches {MOST_PHASES} phases of a stride at most, this one has {phases_of_stride}"
     return ""
 
 
@@ -280,6 +286,24 @@ def phases(size: int, taps: int, stride: int, dilation: int, before: int) -> Ite
         yield Axis(len(reaching), 1, dense, -position, grid, first, stride, reaching[-1], -tap_step)
 
 
+@dataclass(frozen=True)
+class Dense:
+    """A dense correlation: of an image of ``channels``, to the grid of ``rows`` and ``columns`` of the result.
+
+    ``depth`` is the number of channels added up, 0 where no tap reaches; ``blocks`` counts vectors of
+    output channels in a group.
+    """
+
+    rows: Axis
+    columns: Axis
+    channels: int
+    image: Pair
+    out_channels: int
+    result: Pair
+    depth: int
+    blocks: int
+
+
 def register_tile(problem: Problem, device: Traits, room: int) -> Recipe:
     """Keep a tile of output channels by pixels, or by taps, in registers; what they share is packed first."""
     if problem.op == "grad_weight":
@@ -287,10 +311,12 @@ def register_tile(problem: Problem, device: Traits, room: int) -> Recipe:
     launches: list[Launch] = []
     workspace: dict[str, int] = {}
     for rows, columns in _dense_axes(problem):
+        dense = _dense(problem, rows, columns)
         packed = f"packed{len(workspace)}"
-        pack, correlate = _pixel_tile(problem, rows, columns, packed, device)
+        pack = _pack_weights(problem, dense, packed)
         workspace[packed] = max(pack.items, 1) * VECTOR_BYTES
-        launches += [pack, correlate] if pack.items else [correlate]
+        launches += [pack] if pack.items else []
+        launches.append(_correlate(problem, dense, packed, device))
     tile = f"tile of {_lanes(problem)} channels x {_pixels(columns.grid)} pixels, {len(workspace)} launch(es)"
     return Recipe("register_tile", tuple(launches), workspace, tile)
 
@@ -306,67 +332,67 @@ def _dense_axes(problem: Problem) -> Iterator[tuple[Axis, Axis]]:
         yield rows, columns
 
 
-def _pixel_tile(problem: Problem, rows: Axis, columns: Axis, packed: str, device: Traits) -> tuple[Launch, Launch]:
-    """Return the launches that pack the weights and correlate, for one dense correlation."""
-    forward = problem.op == "forward"
-    source, result = (problem.input_shape, problem.output_shape)[:: 1 if forward else -1]
-    groups, lanes = problem.groups, _lanes(problem)
-    per_group, depth = result[1] // groups, source[1] // groups if rows.taps and columns.taps else 0
-    blocks = -(-per_group // lanes)
-    rows, columns = (replace(axis, taps=1) if axis.taps == 0 else axis for axis in (rows, columns))
-    image, result_size = source[2:], result[2:]
-    if _pointwise(rows, image[0], result_size[0]) and _pointwise(columns, image[1], result_size[1]):
-        rows, columns, image, result_size = _as_one_row(rows, columns, image)
-    pixels = _pixels(columns.grid)
-    options = (
+def _dense(problem: Problem, rows: Axis, columns: Axis) -> Dense:
+    shapes = problem.input_shape, problem.output_shape
+    source, target = shapes if problem.op == "forward" else shapes[::-1]
+    image, result = source[2:], target[2:]
+    depth = source[1] // problem.groups if rows.taps and columns.taps else 0
+    blocks = -(-(target[1] // problem.groups) // _lanes(problem))
+    rows, columns = (replace(axis, taps=max(axis.taps, 1)) for axis in (rows, columns))
+    pointwise = _pointwise(rows, image[0], result[0]) and _pointwise(columns, image[1], result[1])
+    if pointwise and math.prod(image) <= _INT_MAX:
+        # A 1x1 weight cannot tell an image from one long row, which tiles cover better.
+        image = result = 1, math.prod(image)
+        rows, columns = replace(rows, grid=1), replace(columns, grid=image[1])
+    return Dense(rows, columns, source[1], image, target[1], result, depth, blocks)
+
+
+def _tile_options(problem: Problem, dense: Dense) -> tuple[str, ...]:
+    return (
         *type_options(problem),
-        f"-DLANES={lanes}",
-        f"-DPIXELS={pixels}",
-        *_axis_options(rows.taps, rows.stride, rows.dilation, "H"),
-        *_axis_options(columns.taps, columns.stride, columns.dilation, "W"),
-        f"-DSKIP_OUTSIDE={int(not forward)}",
+        f"-DLANES={_lanes(problem)}",
+        f"-DPIXELS={_pixels(dense.columns.grid)}",
+        *_axis_options(dense.rows.taps, dense.rows.stride, dense.rows.dilation, "H"),
+        *_axis_options(dense.columns.taps, dense.columns.stride, dense.columns.dilation, "W"),
+        f"-DSKIP_OUTSIDE={int(problem.op == 'grad_input')}",
     )
-    taps = problem.weight_shape[2:]
+
+
+def _pack_weights(problem: Problem, dense: Dense, packed: str) -> Launch:
+    rows, columns, taps = dense.rows, dense.columns, problem.weight_shape[2:]
+    items = problem.groups * dense.blocks * dense.depth * rows.taps * columns.taps
     plane = math.prod(taps)
-    channel_steps = np.int64(problem.weight_shape[1] * plane), np.int64(plane)
-    pack = Launch(
-        "register_tile.cl",
-        "pack",
-        options,
-        groups * blocks * depth * rows.taps * columns.taps,
-        ("second", packed),
-        (
-            *(np.int32(per_group), np.int32(depth), taps),
-            np.int64(math.prod(problem.weight_shape) // groups),
-            *channel_steps[:: 1 if forward else -1],
-            (rows.first_tap, columns.first_tap),
-            (rows.tap_step, columns.tap_step),
-        ),
-    )
-    pack = replace(pack, arguments=(np.int64(pack.items), *pack.arguments))
-    items = result[0] * groups * blocks * rows.grid * -(-columns.grid // pixels)
+    steps = np.int64(problem.weight_shape[1] * plane), np.int64(plane)
     arguments = (
-        *(np.int32(source[1]), image, np.int32(result[1]), result_size, np.int32(groups), np.int32(depth)),
+        *(np.int64(items), np.int32(dense.out_channels // problem.groups), np.int32(dense.depth), taps),
+        np.int64(math.prod(problem.weight_shape) // problem.groups),
+        *(steps if problem.op == "forward" else steps[::-1]),
+        (rows.first_tap, columns.first_tap),
+        (rows.tap_step, columns.tap_step),
+    )
+    return Launch("register_tile.cl", "pack", _tile_options(problem, dense), items, ("second", packed), arguments)
+
+
+def _correlate(problem: Problem, dense: Dense, packed: str, device: Traits) -> Launch:
+    rows, columns = dense.rows, dense.columns
+    tiles = rows.grid * -(-columns.grid // _pixels(columns.grid))
+    items = problem.input_shape[0] * problem.groups * dense.blocks * tiles
+    arguments = (
+        *(np.int32(dense.channels), dense.image, np.int32(dense.out_channels), dense.result),
+        *(np.int32(problem.groups), np.int32(dense.depth)),
         (rows.before, columns.before),
         (rows.grid, columns.grid),
         (rows.step, columns.step),
         (rows.first, columns.first),
-        _fill(problem) if forward else problem.result_dtype.type(0),
+        _fill(problem) if problem.op == "forward" else problem.result_dtype.type(0),
         np.int64(items),
     )
-    buffers = ("first", packed, "bias", "out")
-    correlate = Launch("register_tile.cl", "correlate", options, items, buffers, arguments, _tile_group(device))
-    return pack, correlate
+    options, buffers = _tile_options(problem, dense), ("first", packed, "bias", "out")
+    return Launch("register_tile.cl", "correlate", options, items, buffers, arguments, _tile_group(device))
 
 
 def _pointwise(axis: Axis, size: int, result_size: int) -> bool:
     return (axis.taps, axis.stride, axis.before, axis.step) == (1, 1, 0, 1) and size == axis.grid == result_size
-
-
-def _as_one_row(rows: Axis, columns: Axis, image: Pair) -> tuple[Axis, Axis, Pair, Pair]:
-    """Treat an image as one long row, which a 1x1 weight cannot tell apart and tiles cover better."""
-    row = 1, math.prod(image)
-    return replace(rows, grid=1), replace(columns, grid=row[1]), row, row
 
 
 def _pixels(grid: int) -> int:

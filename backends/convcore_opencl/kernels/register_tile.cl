@@ -134,8 +134,9 @@ kernel void correlate(global const RESULT *in, long in0, global const vector *pa
             continue;
         union { vector all; RESULT lane[LANES]; } sum = { sums[pixel] };
         for (int lane = 0; lane < LANES && k + lane < (group + 1) * per_group; ++lane) {
-            const long to = out0 + at(n, k + lane, first.x + i * step.x, first.y + (j + pixel) * step.y, out_channels, result);
-            out[to] = bias ? sum.lane[lane] + bias[bias0 + k + lane] : sum.lane[lane];
+            const int p = first.x + i * step.x, q = first.y + (j + pixel) * step.y;
+            const RESULT shift = bias ? bias[bias0 + k + lane] : 0;
+            out[out0 + at(n, k + lane, p, q, out_channels, result)] = sum.lane[lane] + shift;
         }
     }
 }

@@ -6,7 +6,7 @@
  * Formula
  *   channel_sum     db[k]  = sum_{n,p,q} g[n,k,p,q], one copy per chunk of `rows` of the N * P rows
  *   add_chunks      out[i] = sum_chunk partial[chunk][i]
- *   extremes        out[i] = (smallest, largest) of values[j] over j = i, i + items, i + 2 * items, ...; at least (0, 0)
+ *   extremes        out[i] = (smallest, largest) of 0 and values[j] over j = i, i + items, i + 2 * items, ...
  *
  * Operands
  *   g (N, channels, size.x, size.y) in the layout of at(); partial (chunks, elements); out (elements).

@@ -92,7 +92,8 @@ kernel void correlate(global const RESULT *x, long x0, global const vector *pack
 
     for (long row = chunk * rows; row < min((chunk + 1) * rows, all_rows); ++row) {
         const int p = row % result.x, n = row / result.x;
-        global const vector *gradient = packed + packed0 + (((long)n * groups * blocks + block) * result.x + p) * result.y;
+        const long image_block = (long)n * groups * blocks + block;
+        global const vector *gradient = packed + packed0 + (image_block * result.x + p) * result.y;
         global const RESULT *line[CHANNELS][TILE_H];
         bool exists[TILE_H];
         bool inside = true;
