@@ -1,7 +1,8 @@
 """Which backend runs a problem, and why; the cache of plans.
 
 A backend named by the user runs or raises.  In a list, only a refusal by ``probe()`` or
-``supports()`` moves on to the next; an exception while computing always propagates.
+``supports()`` moves on to the next; an exception while computing always propagates.  A broken
+backend that nobody named is passed over, with its reason.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from convcore import config
 from convcore.config import AUTO, Setting
-from convcore.errors import NoDevice, UnsupportedProblem
+from convcore.errors import BrokenBackend, NoDevice, UnsupportedProblem
 from convcore.hookspecs import Event
 from convcore.problem import HOST_ARRAY, Problem
 from convcore.registry import BUILTIN_ORDER, registry
@@ -133,7 +134,7 @@ def select(problem: Problem, setting: Setting) -> Selection:
     candidates = []
     consult = setting.names == (AUTO,)
     for name in candidate_names(setting):
-        candidates.append(consider(name, problem))
+        candidates.append(consider(name, problem, setting))
         if not candidates[-1].reason and not consult:
             break
     accepting = [c.name for c in candidates if not c.reason]
@@ -150,26 +151,34 @@ def select(problem: Problem, setting: Setting) -> Selection:
 def candidate_names(setting: Setting) -> Sequence[str]:
     """Return the backends a setting allows, best first; raise for a name that cannot be used."""
     known = registry()
-    if setting is config.BUILTIN:
-        return [name for name in BUILTIN_ORDER if name in known.specs]
-    if setting.names == (AUTO,):
-        ours = [name for name in BUILTIN_ORDER if name in known.specs]
-        return ours + [name for name in known.specs if name not in ours]
+    if not _names_backends(setting):
+        ours = [name for name in BUILTIN_ORDER if name in known.specs or name in known.broken]
+        return ours if setting is config.BUILTIN else ours + [name for name in known.specs if name not in ours]
     for name in setting.names:
         known.check_name(name, setting.source)
     return setting.names
 
 
-def consider(name: str, problem: Problem) -> Candidate:
+def _names_backends(setting: Setting) -> bool:
+    """Whether the user wrote the names; a broken backend is then an error, and not just passed over."""
+    return setting is not config.BUILTIN and setting.names != (AUTO,)
+
+
+def consider(name: str, problem: Problem, setting: Setting) -> Candidate:
     """Ask one backend about a problem: its spec first, which costs no import."""
     known = registry()
-    reason = outside(known.specs[name.partition(":")[0]], problem)
-    if reason:
-        return Candidate(name, reason)
     try:
+        known.check_name(name, setting.source)
+        reason = outside(known.specs[name.partition(":")[0]], problem)
+        if reason:
+            return Candidate(name, reason)
         known.devices(name)
     except NoDevice as error:
         return Candidate(name, str(error), no_device=True)
+    except BrokenBackend as error:
+        if _names_backends(setting):
+            raise
+        return Candidate(name, str(error))
     answer = known.backend(name).supports(problem)
     if answer is True:
         return Candidate(name, "")
@@ -237,7 +246,7 @@ def explain(problem: Problem, setting: Setting) -> Explanation:
     """Say what :func:`make_plan` would choose, without raising when everybody refuses."""
     selection = select(problem, setting)
     heard = {candidate.name for candidate in selection.candidates}
-    later = tuple(consider(name, problem) for name in candidate_names(setting) if name not in heard)
+    later = tuple(consider(name, problem, setting) for name in candidate_names(setting) if name not in heard)
     found = Explanation(problem, str(setting), setting.source, selection.candidates + later, selection.chosen)
     if selection.chosen is None:
         return found

@@ -257,6 +257,21 @@ class TestErrors:
         (info,) = [info for info in convcore.backends() if info.name == "heavy"]
         assert info.state == "broken"
 
+    @pytest.mark.parametrize("setting", [None, "auto"])
+    def test_broken_built_in_is_passed_over_unless_named(self, monkeypatch, setting):
+        known = registry()
+        monkeypatch.setitem(known.specs, "cpu", spec("cpu", CannotLoad))
+        monkeypatch.setattr(known, "_instances", {})
+        select.cache.clear()
+        found = convcore.explain("forward", X, W, backend=setting)
+        reasons = {candidate.name: candidate.reason for candidate in found.candidates}
+        assert reasons["cpu"] == ("backend 'cpu' cannot be loaded: OSError: libfake.so: cannot open shared object file")
+        assert found.chosen != "cpu"
+        for named in ("cpu", ["cpu", "numpy"]):
+            with pytest.raises(convcore.BrokenBackend):
+                ran_by(named)
+        select.cache.clear()
+
     def test_exceptions_carry_the_backend(self, add):
         add("raises", plugin(spec("raises", Raises)))
         with pytest.raises(ZeroDivisionError) as caught:
