@@ -14,8 +14,7 @@
 #endif
 
 /* Position of pixel (h, w) of channel c of image n; size is (rows, columns). */
-long at(int n, int c, int h, int w, int channels, int2 size)
-{
+long at(int n, int c, int h, int w, int channels, int2 size) {
 #if NHWC
     return (((long)n * size.x + h) * size.y + w) * channels + c;
 #else
@@ -27,8 +26,7 @@ long at(int n, int c, int h, int w, int channels, int2 size)
 #define COLUMN_STEP(channels) (NHWC ? (channels) : 1)
 
 /* The row (or column) that stands at position i of an axis: in [0, size), or -1 for the fill value. */
-int source(int i, int size)
-{
+int source(int i, int size) {
 #if BOUNDARY_CONSTANT
     return (i >= 0 && i < size) ? i : -1;
 #endif

@@ -28,16 +28,15 @@
  *   in grad_input what lies outside y does not exist and is skipped.
  */
 
-#define GEOMETRY int channels, int2 image, int out_channels, int2 result, int groups, \
-                 int2 taps, int2 stride, int2 dilation, int2 before
+#define GEOMETRY                                                                                                       \
+    int channels, int2 image, int out_channels, int2 result, int groups, int2 taps, int2 stride, int2 dilation,        \
+        int2 before
 
 kernel void forward(global const FIRST *x, long x0, global const SECOND *weight, long weight0,
-                    global const RESULT *bias, long bias0, global RESULT *y, long y0,
-                    GEOMETRY, RESULT fill, long items)
-{
+                    global const RESULT *bias, long bias0, global RESULT *y, long y0, GEOMETRY, RESULT fill,
+                    long items) {
     const long item = get_global_id(0);
-    if (item >= items)
-        return;
+    if (item >= items) return;
     const int q = item % result.y, p = item / result.y % result.x;
     const long image_channel = item / result.y / result.x;
     const int k = image_channel % out_channels, n = image_channel / out_channels;
@@ -59,19 +58,16 @@ kernel void forward(global const FIRST *x, long x0, global const SECOND *weight,
 }
 
 /* The output position that reads input position `i` with a tap `offset` away; -1 if there is none. */
-int reader(int i, int offset, int stride, int size)
-{
+int reader(int i, int offset, int stride, int size) {
     const int distance = i - offset;
     return (distance >= 0 && distance % stride == 0 && distance / stride < size) ? distance / stride : -1;
 }
 
 kernel void grad_input(global const FIRST *g, long g0, global const SECOND *weight, long weight0,
-                       global const RESULT *bias, long bias0, global RESULT *dx, long dx0,
-                       GEOMETRY, RESULT fill, long items)
-{
+                       global const RESULT *bias, long bias0, global RESULT *dx, long dx0, GEOMETRY, RESULT fill,
+                       long items) {
     const long item = get_global_id(0);
-    if (item >= items)
-        return;
+    if (item >= items) return;
     const int w = item % image.y, h = item / image.y % image.x;
     const long image_channel = item / image.y / image.x;
     const int c = image_channel % channels, n = image_channel / channels;
@@ -85,21 +81,17 @@ kernel void grad_input(global const FIRST *g, long g0, global const SECOND *weig
             const int p = reader(h + before.x, r * dilation.x, stride.x, result.x);
             for (int s = 0; p >= 0 && s < taps.y; ++s) {
                 const int q = reader(w + before.y, s * dilation.y, stride.y, result.y);
-                if (q >= 0)
-                    sum += (RESULT)g[g0 + at(n, k, p, q, out_channels, result)] * (RESULT)tap[r * taps.y + s];
+                if (q >= 0) sum += (RESULT)g[g0 + at(n, k, p, q, out_channels, result)] * (RESULT)tap[r * taps.y + s];
             }
         }
     }
     dx[dx0 + at(n, c, h, w, channels, image)] = bias ? sum + bias[bias0 + c] : sum;
 }
 
-kernel void grad_weight(global const FIRST *x, long x0, global const SECOND *g, long g0,
-                        global RESULT *dw, long dw0,
-                        GEOMETRY, RESULT fill, long items, long all_rows, long rows)
-{
+kernel void grad_weight(global const FIRST *x, long x0, global const SECOND *g, long g0, global RESULT *dw, long dw0,
+                        GEOMETRY, RESULT fill, long items, long all_rows, long rows) {
     const long item = get_global_id(0);
-    if (item >= items)
-        return;
+    if (item >= items) return;
     const int per_group = channels / groups;
     const long elements = (long)out_channels * per_group * taps.x * taps.y;
     const long chunk = item / elements, element = item % elements;

@@ -46,13 +46,11 @@ typedef WIDE(RESULT, LANES) vector;
 /* Pixels of a row that a tile reads. */
 #define SPAN ((PIXELS - 1) * STRIDE_W + (TAPS_W - 1) * DILATION_W + 1)
 
-kernel void pack(global const RESULT *weight, long weight0, global RESULT *packed, long packed0,
-                 long items, int out_per_group, int depth, int2 taps, long group_step, long out_step, long depth_step,
-                 int2 first_tap, int2 tap_step)
-{
+kernel void pack(global const RESULT *weight, long weight0, global RESULT *packed, long packed0, long items,
+                 int out_per_group, int depth, int2 taps, long group_step, long out_step, long depth_step,
+                 int2 first_tap, int2 tap_step) {
     const long item = get_global_id(0);
-    if (item >= items)
-        return;
+    if (item >= items) return;
     const int s = item % TAPS_W, r = item / TAPS_W % TAPS_H;
     const long block_channel = item / (TAPS_W * TAPS_H);
     const int c = block_channel % depth, blocks = (out_per_group + LANES - 1) / LANES;
@@ -60,8 +58,7 @@ kernel void pack(global const RESULT *weight, long weight0, global RESULT *packe
     const long tap = (long)(first_tap.x + r * tap_step.x) * taps.y + first_tap.y + s * tap_step.y;
     weight += weight0 + group * group_step + k * out_step + c * depth_step + tap;
     packed += packed0 + item * LANES;
-    for (int lane = 0; lane < LANES; ++lane)
-        packed[lane] = k + lane < out_per_group ? weight[lane * out_step] : 0;
+    for (int lane = 0; lane < LANES; ++lane) packed[lane] = k + lane < out_per_group ? weight[lane * out_step] : 0;
 }
 
 /* The packed weights of one tap, or zeros where its pixel does not exist. */
@@ -72,13 +69,11 @@ kernel void pack(global const RESULT *weight, long weight0, global RESULT *packe
 #endif
 
 kernel void correlate(global const RESULT *in, long in0, global const vector *packed, long packed0,
-                      global const RESULT *bias, long bias0, global RESULT *out, long out0,
-                      int channels, int2 image, int out_channels, int2 result, int groups, int depth,
-                      int2 before, int2 grid, int2 step, int2 first, RESULT fill, long items)
-{
+                      global const RESULT *bias, long bias0, global RESULT *out, long out0, int channels, int2 image,
+                      int out_channels, int2 result, int groups, int depth, int2 before, int2 grid, int2 step,
+                      int2 first, RESULT fill, long items) {
     const long item = get_global_id(0);
-    if (item >= items)
-        return;
+    if (item >= items) return;
     const int tiles_in_row = (grid.y + PIXELS - 1) / PIXELS;
     const int j = item % tiles_in_row * PIXELS, i = item / tiles_in_row % grid.x;
     const long image_block = item / tiles_in_row / grid.x;
@@ -92,8 +87,7 @@ kernel void correlate(global const RESULT *in, long in0, global const vector *pa
     global const vector *taps = packed + packed0 + (long)block * depth * TAPS_H * TAPS_W;
     vector sums[PIXELS];
 #pragma unroll
-    for (int pixel = 0; pixel < PIXELS; ++pixel)
-        sums[pixel] = 0;
+    for (int pixel = 0; pixel < PIXELS; ++pixel) sums[pixel] = 0;
 
     for (int c = group * depth; c < (group + 1) * depth; ++c)
         for (int r = 0; r < TAPS_H; ++r, taps += TAPS_W) {
@@ -130,9 +124,11 @@ kernel void correlate(global const RESULT *in, long in0, global const vector *pa
 
 #pragma unroll
     for (int pixel = 0; pixel < PIXELS; ++pixel) {
-        if (j + pixel >= grid.y)
-            continue;
-        union { vector all; RESULT lane[LANES]; } sum = { sums[pixel] };
+        if (j + pixel >= grid.y) continue;
+        union {
+            vector all;
+            RESULT lane[LANES];
+        } sum = {sums[pixel]};
         for (int lane = 0; lane < LANES && k + lane < (group + 1) * per_group; ++lane) {
             const int p = first.x + i * step.x, q = first.y + (j + pixel) * step.y;
             const RESULT shift = bias ? bias[bias0 + k + lane] : 0;

@@ -19,40 +19,32 @@
  *   More work-items than `items` (or `elements`) do nothing.
  */
 
-kernel void channel_sum(global const FIRST *g, long g0, global RESULT *db, long db0,
-                        int channels, int2 size, long items, long all_rows, long rows)
-{
+kernel void channel_sum(global const FIRST *g, long g0, global RESULT *db, long db0, int channels, int2 size,
+                        long items, long all_rows, long rows) {
     const long item = get_global_id(0);
-    if (item >= items)
-        return;
+    if (item >= items) return;
     const int k = item % channels;
     const long chunk = item / channels;
 
     RESULT sum = 0;
     for (long row = chunk * rows; row < min((chunk + 1) * rows, all_rows); ++row)
-        for (int q = 0; q < size.y; ++q)
-            sum += (RESULT)g[g0 + at(row / size.x, k, row % size.x, q, channels, size)];
+        for (int q = 0; q < size.y; ++q) sum += (RESULT)g[g0 + at(row / size.x, k, row % size.x, q, channels, size)];
     db[db0 + item] = sum;
 }
 
-kernel void add_chunks(global const RESULT *partial, long partial0, global RESULT *out, long out0,
-                       long elements, int chunks)
-{
+kernel void add_chunks(global const RESULT *partial, long partial0, global RESULT *out, long out0, long elements,
+                       int chunks) {
     const long element = get_global_id(0);
-    if (element >= elements)
-        return;
+    if (element >= elements) return;
     RESULT sum = 0;
-    for (int chunk = 0; chunk < chunks; ++chunk)
-        sum += partial[partial0 + chunk * elements + element];
+    for (int chunk = 0; chunk < chunks; ++chunk) sum += partial[partial0 + chunk * elements + element];
     out[out0 + element] = sum;
 }
 
-kernel void extremes(global const FIRST *values, long values0, global long2 *out, long out0,
-                     long elements, long items)
-{
+kernel void extremes(global const FIRST *values, long values0, global long2 *out, long out0, long elements,
+                     long items) {
     const long item = get_global_id(0);
-    if (item >= items)
-        return;
+    if (item >= items) return;
     long2 found = 0;
     for (long i = item; i < elements; i += items) {
         const long value = values[values0 + i];

@@ -41,12 +41,10 @@
 #define WIDE(type, lanes) CONCATENATE(type, lanes)
 typedef WIDE(RESULT, LANES) vector;
 
-kernel void pack(global const RESULT *g, long g0, global RESULT *packed, long packed0,
-                 int out_channels, int2 result, int groups, long items)
-{
+kernel void pack(global const RESULT *g, long g0, global RESULT *packed, long packed0, int out_channels, int2 result,
+                 int groups, long items) {
     const long item = get_global_id(0);
-    if (item >= items)
-        return;
+    if (item >= items) return;
     const int per_group = out_channels / groups, blocks = (per_group + LANES - 1) / LANES;
     const int q = item % result.y, p = item / result.y % result.x;
     const long image_block = item / result.y / result.x;
@@ -54,18 +52,15 @@ kernel void pack(global const RESULT *g, long g0, global RESULT *packed, long pa
     const int first = block % blocks * LANES, group = block / blocks;
     packed += packed0 + item * LANES;
     for (int lane = 0; lane < LANES; ++lane)
-        packed[lane] = first + lane < per_group
-            ? g[g0 + at(n, group * per_group + first + lane, p, q, out_channels, result)] : 0;
+        packed[lane] =
+            first + lane < per_group ? g[g0 + at(n, group * per_group + first + lane, p, q, out_channels, result)] : 0;
 }
 
-kernel void correlate(global const RESULT *x, long x0, global const vector *packed, long packed0,
-                      global RESULT *dw, long dw0,
-                      int channels, int2 image, int out_channels, int2 result, int groups,
-                      int2 taps, int2 before, RESULT fill, long items, long all_rows, long rows)
-{
+kernel void correlate(global const RESULT *x, long x0, global const vector *packed, long packed0, global RESULT *dw,
+                      long dw0, int channels, int2 image, int out_channels, int2 result, int groups, int2 taps,
+                      int2 before, RESULT fill, long items, long all_rows, long rows) {
     const long item = get_global_id(0);
-    if (item >= items)
-        return;
+    if (item >= items) return;
     const int depth = channels / groups, per_group = out_channels / groups;
     const int2 tiles = (taps + (int2)(TILE_H - 1, TILE_W - 1)) / (int2)(TILE_H, TILE_W);
     const int channel_tiles = (depth + CHANNELS - 1) / CHANNELS, blocks = (per_group + LANES - 1) / LANES;
@@ -87,8 +82,7 @@ kernel void correlate(global const RESULT *x, long x0, global const vector *pack
 #pragma unroll
         for (int r = 0; r < TILE_H; ++r)
 #pragma unroll
-            for (int s = 0; s < TILE_W; ++s)
-                sums[c][r][s] = 0;
+            for (int s = 0; s < TILE_W; ++s) sums[c][r][s] = 0;
 
     for (long row = chunk * rows; row < min((chunk + 1) * rows, all_rows); ++row) {
         const int p = row % result.x, n = row / result.x;
@@ -138,9 +132,11 @@ kernel void correlate(global const RESULT *x, long x0, global const vector *pack
         for (int r = 0; r < TILE_H; ++r)
 #pragma unroll
             for (int s = 0; s < TILE_W; ++s) {
-                if (c0 + c >= depth || r0 + r >= taps.x || s0 + s >= taps.y)
-                    continue;
-                union { vector all; RESULT lane[LANES]; } sum = { sums[c][r][s] };
+                if (c0 + c >= depth || r0 + r >= taps.x || s0 + s >= taps.y) continue;
+                union {
+                    vector all;
+                    RESULT lane[LANES];
+                } sum = {sums[c][r][s]};
                 const int k = block % blocks * LANES;
                 for (int lane = 0; lane < LANES && k + lane < per_group; ++lane) {
                     const long pair = (long)(group * per_group + k + lane) * depth + c0 + c;
