@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 CREATED := $(VENV)/.created-by-$(notdir $(PYTHON))
-KERNELS := $(shell find backends -path '*/kernels/*.[ch]' -o -name '*.cl')
+KERNELS := $(shell find backends -name '*.[ch]' -not -name engine.c -o -name '*.cl')
 # A change in any of these means that the compiled modules or the metadata are out of date.
-BUILD_INPUTS := pyproject.toml setup.py $(shell find backends -name '*.py[xd]' -o -path '*/kernels/*.[ch]')
+BUILD_INPUTS := pyproject.toml setup.py $(shell find backends -name '*.py[xd]' -o -name '*.[ch]' -not -name engine.c)
 comma := ,
 # PyPI has an OpenCL driver for this platform only.
 OPENCL := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)opencl)

@@ -11,9 +11,9 @@ setup(
     ext_modules=cythonize(
         Extension(
             "convcore_cpu.engine",
-            [f"{CPU}/engine.pyx", *sorted(glob(f"{CPU}/kernels/*.c"))],
+            [f"{CPU}/engine.pyx", f"{CPU}/team.c", *sorted(glob(f"{CPU}/kernels/*.c"))],
             include_dirs=[CPU],
-            depends=glob(f"{CPU}/kernels/*.h"),
+            depends=glob(f"{CPU}/**/*.h", recursive=True),
             extra_compile_args=["-O3", "-fopenmp"],
             extra_link_args=["-fopenmp"],
         ),

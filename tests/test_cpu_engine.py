@@ -180,6 +180,32 @@ print(os.waitpid(child, 0)[1])
 """
         assert in_python(code, OMP_NUM_THREADS="2") == "0"
 
+    def test_a_forked_child_has_threads_of_its_own(self):
+        code = """
+import os, threading, warnings
+warnings.simplefilter("ignore")
+from convcore.testing.problems import make_problem, random_operands
+from convcore_cpu.backend import CPUBackend
+problem = make_problem("forward", images=2, channels=(12, 20), size=(60, 61), bias=False)
+operands, plan = random_operands(problem), CPUBackend().plan(problem)
+threads = lambda: len(os.listdir("/proc/self/task")) - threading.active_count()
+before = threads()
+plan(*operands)
+child = os.fork()
+if child == 0:
+    plan(*operands)
+    os._exit(threads() - before)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), threads() - before)
+"""
+        if not os.path.isdir("/proc/self/task"):
+            pytest.skip("this system does not list a process's threads in /proc")
+        assert in_python(code, OMP_NUM_THREADS="3", OPENBLAS_NUM_THREADS="1") == "2 2"
+
+    def test_arithmetic_of_the_caller_stays_as_it_was(self):
+        problem = make_problem("forward", **LARGE)
+        CPUBackend().plan(problem)(*random_operands(problem))
+        assert np.float32(1e-40) * np.float32(0.5) > 0
+
 
 class TestVariables:
     @pytest.mark.parametrize("isa", list(MICRO_KERNELS))

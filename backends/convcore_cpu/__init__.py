@@ -7,7 +7,8 @@ How a problem becomes work::
     correlate.py         of forward and grad_input; grad_weight.py of grad_weight
     layout.py              where operands lie, what is packed, the workspace
     geometry.py            the offset of every tap; tiles.py the micro-kernel that takes the fewest cycles
-    engine.pyx         binds the program to C structures; owns memory, threads and the way to and from Python
+    engine.pyx         binds the program to C structures; owns memory and the way to and from Python
+    team.c               threads, who share the tasks of a stage
     kernels/             tasks of the steps (pack.h, correlate.h, accumulate.h, ...) call
                          micro-kernels (outer.h, dot.h), one row of table.h each, compiled for each ISA
 """

@@ -8,7 +8,6 @@ The plan owns the structures and keeps the tables alive; the workspace is alloca
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_WRITABLE
 from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
-from cython.parallel cimport prange
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset, strcmp
 
@@ -27,26 +26,28 @@ cdef object _empty = np.empty
 cdef extern from "omp.h" nogil:
     int omp_get_max_threads()
 
+cdef extern from "team.h" nogil:
+    ctypedef struct team
+    ctypedef void (*range_function)(void *context, Py_ssize_t first, Py_ssize_t last) noexcept
+    team *team_borrow(int threads)
+    void team_give_back(team *borrowed)
+    void team_run(team *borrowed, range_function function, void *context, Py_ssize_t tasks)
+    int team_runs   # the GIL guards it, and teams
+
+cdef extern from "subnormals.h" nogil:
+    unsigned int flush_subnormals()
+    void restore_subnormals(unsigned int before)
+
 cdef extern from *:
     """
-    #include <pthread.h>
     #include <stdlib.h>
-
-    /* An OpenMP pool does not survive fork(): libgomp waits forever for threads the child does not have. */
-    static int after_fork = 0;
-    static void note_fork(void) { after_fork = 1; }
-    static void watch_forks(void) { pthread_atfork(NULL, NULL, note_fork); }
 
     static void *aligned_memory(size_t size) {
         void *memory = NULL;
         return posix_memalign(&memory, 64, size) ? NULL : memory;
     }
     """
-    int after_fork
-    void watch_forks()
     void *aligned_memory(size_t size) nogil
-
-watch_forks()
 
 
 @dataclass(frozen=True)
@@ -197,41 +198,42 @@ cdef class Stages:
         free(self.steps)
         free(self.ends)
 
-    cdef void run(self, char **buffers, index_t images, int threads) noexcept nogil:
-        cdef index_t first = 0
+    cdef void run(self, char **buffers, index_t images, team *helpers) noexcept nogil:
+        cdef index_t first = 0, tasks, step
         cdef int i
+        cdef StageRun stage
+        stage.buffers, stage.images = buffers, images
         for i in range(self.count):
-            _run_stage(self.steps + first, self.ends[i] - first, buffers, images, threads)
+            stage.steps = self.steps + first
+            tasks = 0
+            for step in range(first, self.ends[i]):
+                tasks += _task_count(&self.steps[step], images)
+            team_run(helpers, _run_tasks, &stage, tasks)
             first = self.ends[i]
+
+
+cdef struct StageRun:
+    const BoundStep *steps
+    char **buffers
+    index_t images
 
 
 cdef inline index_t _task_count(const BoundStep *step, index_t images) noexcept nogil:
     return step.tasks * images if step.per_image else step.tasks
 
 
-cdef void _run_task(const BoundStep *step, char **buffers, index_t images, index_t task) noexcept nogil:
-    cdef index_t tasks = _task_count(step, images)
-    while task >= tasks:
-        task -= tasks
-        step += 1
-        tasks = _task_count(step, images)
-    step.function(&step.data, buffers, images, task)
-
-
-cdef void _run_stage(
-    const BoundStep *steps, index_t count, char **buffers, index_t images, int threads
-) noexcept nogil:
-    cdef index_t tasks = 0, task, chunk
-    for task in range(count):
-        tasks += _task_count(&steps[task], images)
-    if threads == 1 or tasks == 1:
-        for task in range(tasks):
-            _run_task(steps, buffers, images, task)
-        return
-    # Some chunks for each thread, to even out what they do; not more, since each is handed out under a lock.
-    chunk = max(1, tasks // (threads * 16))
-    for task in prange(tasks, num_threads=threads, schedule="dynamic", chunksize=chunk):
-        _run_task(steps, buffers, images, task)
+cdef void _run_tasks(void *context, index_t first, index_t last) noexcept nogil:
+    """Run the tasks first .. last-1 of a stage, numbered through its steps."""
+    cdef const StageRun *stage = <const StageRun *> context
+    cdef const BoundStep *step = stage.steps
+    cdef index_t _task, tasks = _task_count(step, stage.images)
+    for _task in range(last - first):
+        while first >= tasks:
+            first -= tasks
+            step += 1
+            tasks = _task_count(step, stage.images)
+        step.function(&step.data, stage.buffers, stage.images, first)
+        first += 1
 
 
 # One workspace is kept for the next call: fresh memory costs a page fault every 4 KiB.  The GIL guards it.
@@ -266,17 +268,14 @@ cdef void _give_back(Workspace workspace) noexcept:
     _spare = workspace
 
 
-cdef int _running = 0   # runs in progress, on any thread; the GIL guards it
-
-
 cdef int _thread_count(int limit) noexcept:
     """Return how many threads a run may use, 0 being no limit: runs that go on at the same time share them."""
-    if limit == 1 or after_fork:
+    if limit == 1:
         return 1
     cdef int threads = omp_get_max_threads()
     if limit:
         threads = min(threads, limit)
-    return max(1, threads // _running)
+    return max(1, threads // team_runs)
 
 
 cdef struct Operand:
@@ -353,41 +352,44 @@ cdef class Engine:
         self.checked_by_core = problem.result_dtype.kind == "i"
 
     cdef int execute(self, char *first, char *second, char *bias, char *out) except -1:
-        global _running
+        global team_runs
         cdef Workspace workspace = Workspace(NULL, 0)
         if self.workspace_bytes:
             _borrow(self.workspace_bytes, &workspace)
-        _running += 1
-        cdef int threads = _thread_count(self.threads)
+        team_runs += 1
+        cdef team *helpers = team_borrow(_thread_count(self.threads))
         with nogil:
-            self.run_batches(first, second, bias, out, <char *> workspace.memory, threads)
-        _running -= 1
+            self.run_batches(first, second, bias, out, <char *> workspace.memory, helpers)
+        team_give_back(helpers)
+        team_runs -= 1
         if self.workspace_bytes:
             _give_back(workspace)
         return 0
 
     cdef void run_batches(
-        self, char *first, char *second, char *bias, char *out, char *workspace, int threads
+        self, char *first, char *second, char *bias, char *out, char *workspace, team *helpers
     ) noexcept nogil:
         cdef int nan_seen = 0
         cdef index_t image = 0, images
+        cdef unsigned int subnormals = flush_subnormals()
         cdef char *buffers[kernels.BUFFERS]
         buffers[kernels.BIAS], buffers[kernels.WORKSPACE] = bias, workspace
         buffers[kernels.NAN_SEEN] = <char *> &nan_seen
         buffers[kernels.FIRST], buffers[kernels.SECOND], buffers[kernels.OUT] = first, second, out
-        self.before.run(buffers, self.images, threads)
+        self.before.run(buffers, self.images, helpers)
         while image < self.images:
             images = min(self.images_per_batch, self.images - image)
             buffers[kernels.FIRST] = first + image * self.image_bytes[kernels.FIRST]
             buffers[kernels.SECOND] = second + image * self.image_bytes[kernels.SECOND]
             buffers[kernels.OUT] = out + image * self.image_bytes[kernels.OUT]
-            self.each.run(buffers, images, threads)
+            self.each.run(buffers, images, helpers)
             if nan_seen:
-                self.exact.run(buffers, images, threads)
+                self.exact.run(buffers, images, helpers)
                 nan_seen = 0
             image += images
         buffers[kernels.FIRST], buffers[kernels.SECOND], buffers[kernels.OUT] = first, second, out
-        self.after.run(buffers, self.images, threads)
+        self.after.run(buffers, self.images, helpers)
+        restore_subnormals(subnormals)
 
     def run(self, first, second, bias, out):
         """Run on arrays that are exactly what the problem says."""
