@@ -22,6 +22,8 @@ from convcore.problem import (
     output_size,
 )
 
+#: No size, stride or amount of padding may be larger: kernels count pixels in 32 bits.
+MOST = 2**31 - 1
 PADDING_WORDS = ("valid", "same", "same_lower", "full")
 
 _NO_PADDING: Padding = ((0, 0), (0, 0))
@@ -134,6 +136,8 @@ def integer(fn: str, name: str, value: Any, least: int) -> int:
         raise TypeError(f"{fn}: `{name}` must be an int, got {value!r}") from None
     if number < least:
         raise ValueError(f"{fn}: `{name}` must be at least {least}, got {number}")
+    if number > MOST:
+        raise ValueError(f"{fn}: `{name}` must be at most {MOST}, got {number}")
     return number
 
 

@@ -165,10 +165,14 @@ class Registry:
         NoDevice
             With the backend's reason and what to install.
         """
+        base, _, device = name.partition(":")
         found = self.backend(name).probe()
         if isinstance(found, str):
-            hint = self.specs[name.partition(":")[0]].install_hint
+            hint = self.specs[base].install_hint
             raise NoDevice(f"backend {name!r} has no device: {found}" + (f"; {hint}" if hint else ""))
+        if device and device not in {str(known.index) for known in found}:
+            listed = ", ".join(f"{known.index} ({known.name})" for known in found)
+            raise NoDevice(f"backend {base!r} has no device {device!r}, there are: {listed}")
         return found
 
     def describe(self) -> list[BackendInfo]:

@@ -46,6 +46,11 @@ BAD_CONV2D = {
     "groups boolean": ({"groups": True}, TypeError, "conv2d: `groups` must be an int, got True"),
     "zero stride": ({"stride": 0}, ValueError, "conv2d: `stride` must be at least 1, got 0"),
     "negative stride": ({"stride": (1, -1)}, ValueError, "conv2d: `stride` must be at least 1, got -1"),
+    "huge stride": (
+        {"stride": 10**30},
+        ValueError,
+        "conv2d: `stride` must be at most 2147483647, got 1000000000000000000000000000000",
+    ),
     "three strides": ({"stride": (1, 2, 3)}, ValueError, "conv2d: `stride` must be an int or a pair, got (1, 2, 3)"),
     "float stride": ({"stride": 1.0}, TypeError, "conv2d: `stride` must be an int, got 1.0"),
     "float in a pair": ({"stride": (1.0, 1)}, TypeError, "conv2d: `stride` must be an int, got 1.0"),

@@ -236,6 +236,12 @@ class TestErrors:
         (info,) = [info for info in convcore.backends() if info.name == "card"]
         assert (info.state, info.reason) == ("no device", "no such card")
 
+    def test_no_such_device(self):
+        with pytest.raises(convcore.NoDevice) as caught:
+            ran_by("numpy:1")
+        assert str(caught.value) == "backend 'numpy' has no device '1', there are: 0 (host) (from call argument)"
+        assert ran_by("numpy:0") is None
+
     def test_unsupported_has_a_reason_for_each(self, add):
         add("monday", plugin(spec("monday", Refuses)))
         add("card", plugin(spec("card", NoDevices)))
