@@ -17,7 +17,7 @@ OPENCL := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comm
 
 say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
 
-.PHONY: help demo test lint bench bench-cpu clean
+.PHONY: help demo test lint bench bench-cpu clean test-neon
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,14 @@ bench: $(VENV)/.bench ## benchmarks, beside PyTorch, OpenCV and SciPy
 
 bench-cpu: $(VENV)/.bench ## the CPU engine against PyTorch, layer by layer; ARGS=--quick for a short run
 	@$(BIN)/python bench/cpu.py $(ARGS)
+
+test-neon: ## the NEON micro-kernels, compiled by aarch64-linux-gnu-gcc and run under qemu-aarch64
+	@command -v aarch64-linux-gnu-gcc qemu-aarch64 >/dev/null || \
+	    { echo 'NEON needs a cross compiler and an emulator (Debian: apt install gcc-aarch64-linux-gnu qemu-user).' >&2; exit 2; }
+	@mkdir -p build
+	@aarch64-linux-gnu-gcc -O2 -static -I backends/convcore_cpu/kernels -o build/check_rows \
+	    tests/rows/check_rows.c backends/convcore_cpu/kernels/isa*.c
+	@qemu-aarch64 build/check_rows
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist convcore.egg-info convcore-demo.png
