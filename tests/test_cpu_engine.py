@@ -26,9 +26,15 @@ TILED = (
 )  # fmt: skip
 
 
+WINOGRAD_OPS = ("forward", "grad_input")
+
+
+def missing(isa):
+    return pytest.mark.skipif(isa not in ISAS, reason=f"this processor has no {isa}")
+
+
 def available(row):
-    missing = pytest.mark.skipif(row.isa not in ISAS, reason=f"this processor has no {row.isa}")
-    return pytest.param(row, marks=missing, id=row.name)
+    return pytest.param(row, marks=missing(row.isa), id=row.name)
 
 
 def all_rows():
@@ -44,7 +50,7 @@ def in_python(code, **variables):
 
 
 class TestMicroKernels:
-    @pytest.mark.parametrize("row", [available(row) for row in ROWS])
+    @pytest.mark.parametrize("row", [available(row) for row in ROWS if row.algorithm in ("outer", "dot")])
     def test_computes_alone(self, row):
         for name in TILED:
             for op in ("grad_weight",) if row.algorithm == "dot" else ("forward", "grad_input", "grad_weight"):
@@ -56,12 +62,27 @@ class TestMicroKernels:
                 operands = random_operands(problem)
                 assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
 
+    @pytest.mark.parametrize("isa", [pytest.param(isa, marks=missing(isa)) for isa in MICRO_KERNELS])
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("m", [2, 4])
+    @pytest.mark.parametrize("op", WINOGRAD_OPS)
+    def test_winograd_transforms_compute_with_the_products_of_their_isa(self, op, m, dtype, isa):
+        for name in ("plain", "same", "width-49", "many-images", "many-channels"):
+            for layout in ("NCHW", "NHWC"):
+                arguments = GEOMETRIES[name] | {"kernel": (3, 3), "dtypes": (dtype,) * 2, "layout": layout}
+                problem = make_problem(op, **arguments, algorithm=f"winograd{m}")
+                operands = random_operands(problem)
+                result = CPUPlan(problem, make_program(problem, MICRO_KERNELS[isa]))(*operands)
+                assert_within(result, problem, *operands, algorithm=problem.algorithm)
+
     def test_names_say_what_the_rows_are(self):
         for row in ROWS:
             assert row.name == f"{row.dtype}_{row.algorithm}_{row.rows}x{row.columns}__{row.isa}"
 
     def test_every_isa_covers_every_dtype_and_algorithm(self):
         wanted = {(dtype, algorithm) for dtype in DTYPES for algorithm in ("outer", "dot")}
+        kinds = [f"winograd_{kind}" for kind in ("input", "weight", "output", "grad", "taps")]
+        wanted |= {(dtype, kind) for dtype in ("f32", "f64") for kind in kinds}
         for rows in MICRO_KERNELS.values():
             assert {(row.dtype, row.algorithm) for row in rows} == wanted
 
@@ -90,10 +111,8 @@ class TestPrograms:
         assert make_program(problem, all_rows()).workspace_bytes == 0
 
     def test_an_unknown_algorithm_is_refused_with_those_it_has(self):
-        problem = make_problem("grad_weight", algorithm="winograd")
-        assert CPUBackend().supports(problem) == (
-            "it has no algorithm 'winograd' for grad_weight; it has 'direct', 'dot'"
-        )
+        problem = make_problem("grad_bias", algorithm="winograd")
+        assert CPUBackend().supports(problem) == "it has no algorithm 'winograd' for grad_bias; it has 'direct'"
 
     def test_the_dot_algorithm_refuses_complex_numbers(self):
         problem = make_problem("grad_weight", dtypes=("complex64",) * 2, algorithm="dot")
@@ -106,6 +125,68 @@ class TestPrograms:
         assert CPUBackend().supports(dataclasses.replace(problem, workspace_limit=needed - 1)) == (
             f"it needs {needed} bytes of workspace, workspace_limit is {needed - 1}"
         )
+
+
+class TestWinograd:
+    @pytest.mark.parametrize("op", WINOGRAD_OPS)
+    def test_it_runs_where_it_is_cheapest_and_the_accuracy_allows_it(self, op):
+        problem = make_problem(op, images=1, channels=(64, 64), size=(56, 56), padding=((1, 1), (1, 1)))
+        for accuracy, algorithm in {"strict": "winograd2", "standard": "winograd4", "fast": "winograd4"}.items():
+            assert CPUBackend().plan(dataclasses.replace(problem, accuracy=accuracy)).algorithm == algorithm
+        assert CPUBackend().plan(make_problem(op)).algorithm == "direct"
+
+    @pytest.mark.parametrize("op", WINOGRAD_OPS)
+    def test_the_name_without_a_size_means_the_best_that_is_allowed(self, op):
+        arguments = {"images": 1, "channels": (64, 64), "size": (56, 56)}
+        for accuracy, tile in {"strict": "F(2x2, 3x3)", "standard": "F(4x4, 3x3)"}.items():
+            plan = CPUBackend().plan(make_problem(op, **arguments, algorithm="winograd", accuracy=accuracy))
+            assert plan.algorithm == "winograd"
+            assert tile in plan.notes
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"kernel": (3, 2)}, "its Winograd algorithm knows 3x3 kernels only"),
+            ({"stride": (1, 2)}, "its Winograd algorithm knows stride 1 and dilation 1 only"),
+            ({"dilation": (2, 1)}, "its Winograd algorithm knows stride 1 and dilation 1 only"),
+            ({"channels": (4, 4), "groups": 2}, "its Winograd algorithm knows one group only"),
+            ({"dtypes": ("int16", "int16")}, "its Winograd algorithm knows float32 and float64 only"),
+            ({"dtypes": ("complex64",) * 2}, "its Winograd algorithm knows float32 and float64 only"),
+            ({"accuracy": "strict"}, "its algorithm 'winograd4' errs more than accuracy 'strict' allows"),
+        ],
+    )
+    @pytest.mark.parametrize("op", WINOGRAD_OPS)
+    def test_a_named_one_runs_or_is_refused(self, op, change, reason):
+        assert CPUBackend().supports(make_problem(op, **change, algorithm="winograd4")) == reason
+
+    @pytest.mark.parametrize("m", [2, 4])
+    @pytest.mark.parametrize("op", WINOGRAD_OPS)
+    def test_bands_of_tiles_and_batches_leave_none_out(self, op, m, monkeypatch):
+        monkeypatch.setattr("convcore_cpu.layout.BATCH_BYTES", 1 << 18)
+        monkeypatch.setattr("convcore_cpu.winograd.POINT_BYTES", 1 << 16)
+        for images, size in ((7, (13, 12)), (2, (50, 61))):
+            problem = make_problem(op, images=images, channels=(5, 6), size=size, algorithm=f"winograd{m}")
+            operands = random_operands(problem)
+            result = CPUPlan(problem, make_program(problem, all_rows()))(*operands)
+            assert_within(result, problem, *operands, algorithm=problem.algorithm)
+
+    @pytest.mark.parametrize("m", [2, 4])
+    @pytest.mark.parametrize("op", WINOGRAD_OPS)
+    def test_an_outlier_disturbs_no_more_than_its_tiles(self, op, m):
+        problem = make_problem(op, channels=(32, 32), size=(23, 24), padding=((1, 1), (1, 1)), algorithm=f"winograd{m}")
+        operands = random_operands(problem)
+        operands[0][:, :, ::7, ::9] *= 1e4
+        assert_within(CPUBackend().plan(problem)(*operands), problem, *operands, algorithm=problem.algorithm)
+
+    @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("victim", [0, 1])
+    @pytest.mark.parametrize("op", WINOGRAD_OPS)
+    def test_what_is_not_finite_goes_where_the_formula_sends_it(self, op, victim, special):
+        for algorithm in ("winograd2", "winograd4"):
+            problem = make_problem(op, channels=(6, 7), size=(11, 12), padding=((1, 1), (2, 0)), algorithm=algorithm)
+            operands = random_operands(problem)
+            operands[victim][0, 1, 0, -1] = special
+            assert_within(CPUBackend().plan(problem)(*operands), problem, *operands)
 
 
 class TestNotANumber:
@@ -134,11 +215,11 @@ LARGE = {
 
 class TestThreads:
     @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight", "grad_bias"])
-    @pytest.mark.parametrize("algorithm", ["direct", "dot"])
+    @pytest.mark.parametrize("algorithm", ["direct", "dot", "winograd2", "winograd4"])
     def test_any_number_of_threads_gives_the_same_bits(self, op, algorithm):
-        if algorithm == "dot" and op != "grad_weight":
-            return
         problem = make_problem(op, **LARGE, algorithm=algorithm)
+        if CPUBackend().supports(problem) is not True:
+            return
         operands = random_operands(problem)
         results = [
             CPUPlan(problem, make_program(problem, all_rows(), threads))(*operands).tobytes()

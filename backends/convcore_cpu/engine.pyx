@@ -118,6 +118,9 @@ cdef union StepData:
     kernels.accumulate_step accumulate
     kernels.lines_step lines
     kernels.reduce_step reduce
+    kernels.tiles_step tiles
+    kernels.weights_step weights
+    kernels.multiply_step multiply
     kernels.sum_step sum
 
 
@@ -132,8 +135,8 @@ cdef const void *_table(step, name) except NULL:
     return <const void *> <size_t> step.tables[name].ctypes.data
 
 
-cdef const micro_kernel *_kernel(step) except NULL:
-    return <const micro_kernel *> <size_t> _micro_kernels[step.kernel]
+cdef const micro_kernel *_kernel(name) except NULL:
+    return <const micro_kernel *> <size_t> _micro_kernels[name]
 
 
 cdef int _bind(step, BoundStep *bound) except -1:
@@ -149,7 +152,7 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.pack.fill = _table(step, "fill")
     elif kind in ("correlate", "exact"):
         data.correlate.sizes = step.sizes
-        data.correlate.kernel = _kernel(step)
+        data.correlate.kernel = _kernel(step.kernel)
         data.correlate.offsets = <const index_t *> _table(step, "offsets")
         data.correlate.a_row = <const index_t *> _table(step, "a_row")
         data.correlate.out_row = <const index_t *> _table(step, "out_row")
@@ -157,16 +160,37 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.correlate.inside = <const index_t *> _table(step, "inside")
     elif kind == "accumulate":
         data.accumulate.sizes = step.sizes
-        data.accumulate.kernel = _kernel(step)
+        data.accumulate.kernel = _kernel(step.kernel)
         data.accumulate.offsets = <const index_t *> _table(step, "offsets")
         data.accumulate.a_row = <const index_t *> _table(step, "a_row")
         data.accumulate.out_row = <const index_t *> _table(step, "out_row")
     elif kind == "lines":
         data.lines.sizes = step.sizes
-        data.lines.kernel = _kernel(step)
+        data.lines.kernel = _kernel(step.kernel)
         data.lines.a_row = <const index_t *> _table(step, "a_row")
     elif kind == "reduce":
         data.reduce.sizes = step.sizes
+    elif kind == "tiles":
+        data.tiles.sizes = step.sizes
+        data.tiles.kernel = _kernel(step.kernel)
+        data.tiles.in_offsets = <const index_t *> _table(step, "in_offsets")
+        data.tiles.out_offsets = <const index_t *> _table(step, "out_offsets")
+        data.tiles.fill = _table(step, "fill")
+    elif kind == "weights":
+        data.weights.sizes = step.sizes
+        data.weights.kernel = _kernel(step.kernel)
+        data.weights.in_offsets = <const index_t *> _table(step, "in_offsets")
+        data.weights.out_offsets = <const index_t *> _table(step, "out_offsets")
+    elif kind == "multiply":
+        data.multiply.sizes = step.sizes
+        data.multiply.kernel = _kernel(step.kernel)
+        data.multiply.transform = _kernel(step.transform)
+        data.multiply.offsets = <const index_t *> _table(step, "offsets")
+        data.multiply.a_row = <const index_t *> _table(step, "a_row")
+        data.multiply.out_row = <const index_t *> _table(step, "out_row")
+        data.multiply.tile_row = <const index_t *> _table(step, "tile_row")
+        data.multiply.in_offsets = <const index_t *> _table(step, "in_offsets")
+        data.multiply.out_offsets = <const index_t *> _table(step, "out_offsets")
     elif kind == "sum":
         data.sum.sizes = step.sizes
     return 0

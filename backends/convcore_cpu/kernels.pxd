@@ -94,6 +94,50 @@ cdef extern from "kernels/steps.h" nogil:
     ctypedef struct reduce_step:
         reduce_sizes sizes
 
+    ctypedef struct tiles_sizes:
+        index_t src_buffer, src_image, src_channel, src_line, src_column
+        index_t dst_offset, dst_block
+        index_t height, width, top, left
+        index_t tile_lines, tile_columns, lanes, first_block
+        index_t channels, channel_tasks, channels_per_task
+
+    ctypedef struct tiles_step:
+        tiles_sizes sizes
+        const micro_kernel *kernel
+        const index_t *in_offsets
+        const index_t *out_offsets
+        const void *fill
+
+    ctypedef struct weights_sizes:
+        index_t src_row, src_term, dst_offset, dst_block
+        index_t rows, terms, term_tasks, terms_per_task
+
+    ctypedef struct weights_step:
+        weights_sizes sizes
+        const micro_kernel *kernel
+        const index_t *in_offsets
+        const index_t *out_offsets
+
+    ctypedef struct multiply_sizes:
+        index_t a_offset, a_point
+        index_t b_offset, b_block, b_point
+        index_t bias_buffer
+        index_t out_image, out_line, out_column
+        index_t height, width
+        index_t tile_lines, tile_columns, first_block
+        index_t rows, points, length, row_tasks, rows_per_task
+
+    ctypedef struct multiply_step:
+        multiply_sizes sizes
+        const micro_kernel *kernel
+        const micro_kernel *transform
+        const index_t *offsets
+        const index_t *a_row
+        const index_t *out_row
+        const index_t *tile_row
+        const index_t *in_offsets
+        const index_t *out_offsets
+
     ctypedef struct sum_sizes:
         index_t src_image, src_channel, src_pixel
         index_t pixels, interleave

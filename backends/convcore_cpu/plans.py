@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from convcore.spi import Problem
 from convcore_cpu.correlate import forward, grad_input
@@ -15,6 +16,7 @@ from convcore_cpu.engine import MicroKernel
 from convcore_cpu.grad_weight import grad_weight_direct, grad_weight_dot
 from convcore_cpu.layout import Layout
 from convcore_cpu.program import FIRST, Program, Step, UnsupportedError
+from convcore_cpu.winograd import winograd
 
 
 def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None = None) -> Program:
@@ -70,11 +72,12 @@ def _grad_bias(layout: Layout) -> Program:
     return layout.program("direct", "", 0, before=((step,),))
 
 
+_WINOGRAD = {"winograd4": partial(winograd, m=4), "winograd2": partial(winograd, m=2), "winograd": winograd}
 #: The algorithms of each operation by the names users give them.  One that cannot do a problem, or may not for its
 #: accuracy, raises :class:`UnsupportedError`.
 ALGORITHMS: dict[str, dict[str, Callable[[Layout], Program]]] = {
-    "forward": {"direct": forward},
-    "grad_input": {"direct": grad_input},
+    "forward": {"direct": forward, **_WINOGRAD},
+    "grad_input": {"direct": grad_input, **_WINOGRAD},
     "grad_weight": {"direct": grad_weight_direct, "dot": grad_weight_dot},
     "grad_bias": {"direct": _grad_bias},
 }

@@ -27,6 +27,7 @@ class Step:
     per_image: bool = True
     kernel: str = ""
     tables: dict[str, np.ndarray] = field(default_factory=dict)
+    transform: str = ""
 
 
 Stages = tuple[tuple[Step, ...], ...]

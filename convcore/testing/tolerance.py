@@ -13,13 +13,18 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from convcore.problem import Problem
 from convcore.testing.oracle import Array, reference
 
 #: c, by algorithm.  One that sums the products of the formula, in whatever order, is held to that of
 #: "direct", three times the worst measured; an algorithm that transforms its operands has a row of its own.
-ERROR_CONSTANTS = {"direct": 2.0}
+ERROR_CONSTANTS = {"direct": 2.0, "winograd": 5.0, "winograd2": 1.0, "winograd4": 5.0}
+#: Results a Winograd tile has along an axis.  A transform mixes the pixels of a tile, so an element errs by the largest
+#: of them: magnitudes are those of the tile, Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd
+#: Convolution for Deep Neural Networks", section 4.
+TILES = {"winograd": 4, "winograd2": 2, "winograd4": 4}
 
 
 def accumulation_dtype(problem: Problem) -> np.dtype[Any]:
@@ -44,9 +49,10 @@ def allowed_error(
     Two additions to the rule: the smallest normal number, because a device may flush smaller
     ones to zero, and where the result is stored in half precision, one unit in the last place.
     """
-    scale = reference(
-        dataclasses.replace(problem, fill_value=abs(problem.fill_value)), np.abs(first), _abs(second), _abs(bias)
-    )
+    magnitudes = dataclasses.replace(problem, fill_value=abs(problem.fill_value)), np.abs(first), _abs(second)
+    if algorithm in TILES:
+        magnitudes = _of_tiles(*magnitudes, TILES[algorithm])
+    scale = reference(*magnitudes, bias=_abs(bias))
     limits = np.finfo(accumulation_dtype(problem))
     length = problem.reduction_length + problem.bias
     constant = ERROR_CONSTANTS.get(algorithm, ERROR_CONSTANTS["direct"])
@@ -89,6 +95,44 @@ def assert_within(
         error = np.where(finite, np.abs(result - expected), 0)
         allowed = np.where(finite, allowed_error(problem, first, second, bias, algorithm), 1)
     _report(error > allowed, error / allowed, allowed, result, expected, problem)
+
+
+def _of_tiles(problem: Problem, first: Array, second: Array | None, m: int) -> tuple[Problem, Array, Array | None]:
+    """Replace the magnitudes of images by the largest of any tile they may share, that in the padding too.
+
+    The tile of a result reaches at most m - 1 pixels before and m + 1 behind what the result sees of it.
+    """
+    reach = m + 1
+    n, channels, *size = problem.input_shape
+    if problem.op == "grad_input":
+        # As many outputs more on each side as can be in a tile with a pixel.
+        more = reach + 2
+        (top, bottom), (left, right) = problem.padding
+        padding = ((top + more, bottom + more), (left + more, right + more))
+        k, p, q = problem.output_shape[1:]
+        wider = dataclasses.replace(problem, padding=padding, output_shape=(n, k, p + 2 * more, q + 2 * more))
+        return wider, _largest(_padded(problem, first, ((more, more),) * 2, 0), reach, problem.layout), second
+    height, width = (extent + sum(pad) for extent, pad in zip(size, problem.padding, strict=True))
+    whole = dataclasses.replace(problem, input_shape=(n, channels, height, width), padding=((0, 0), (0, 0)))
+    first = _largest(_padded(problem, first, problem.padding, problem.fill_value), reach, problem.layout)
+    if problem.op == "grad_weight":
+        assert second is not None
+        second = _largest(second, reach, problem.layout)
+    return whole, first, second
+
+
+def _padded(problem: Problem, image: Array, padding: Any, fill: Any) -> Array:
+    widths = ((0, 0), (0, 0), *padding) if problem.layout == "NCHW" else ((0, 0), *padding, (0, 0))
+    return np.pad(image, widths, constant_values=fill)
+
+
+def _largest(image: Array, reach: int, layout: str) -> Array:
+    """Return, for every pixel, the largest finite number at most ``reach`` lines and columns away."""
+    image = np.where(np.isfinite(image), image, 0)
+    for axis in (2, 3) if layout == "NCHW" else (1, 2):
+        widths = [(reach, reach) if i == axis else (0, 0) for i in range(4)]
+        image = sliding_window_view(np.pad(image, widths), 2 * reach + 1, axis).max(axis=-1)
+    return image
 
 
 def _abs(operand: Array | None) -> Array | None:

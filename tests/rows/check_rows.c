@@ -1,7 +1,8 @@
 /* Hold every row of the table of micro-kernels against its formula, written as loops.
  *
  * For machines that are only emulated, where the Python tests of the rows cannot run: `make test-neon` compiles this
- * with the kernels for aarch64.  The numbers are small integers, so every sum is exact and must be equal.
+ * with the kernels for aarch64.  The numbers are small integers, so every sum is exact and must be equal, but
+ * for the fractions in Winograd's matrices.
  *
  * Prints a line for each row and exits with the number of rows that are wrong, or that nothing here checks.
  */
@@ -66,6 +67,61 @@ static int draw(void) { return rand() % 17 - 8; }
         return 1;                                                                                                      \
     }
 
+/* Of F(2, 3) and F(4, 3): n is the points along an axis, from and to are the columns and lines of the matrix. */
+static const double input_2[] = {1, 0, -1, 0, 0, 1, 1, 0, 0, -1, 1, 0, 0, -1, 0, 1};
+static const double input_4[] = {1, -1.5, -2, 1.5, 1, 0, 0, -1, .5, 2.5, 1, 0, 0, 1, -2.5, .5, 1,   0,
+                                 0, -2,   -1, 2,   1, 0, 0, .5, -1, -.5, 1, 0, 0, 1, -1.5, -2, 1.5, 1};
+static const double weight_2[] = {1, 0, 0, .5, .5, .5, .5, -.5, .5, 0, 0, 1};
+static const double weight_4[] = {1,         0,        0,        1 / 3.,  1 / 3.,   1 / 3.,  -1 / 3., 1 / 3., -1 / 3.,
+                                  -16 / 15., -8 / 15., -4 / 15., 1 / 15., -2 / 15., 4 / 15., 0,       0,      1};
+static const double output_2[] = {1, 1, 1, 0, 0, 1, -1, 1};
+static const double output_4[] = {1, 1, 1, 1, 1, 0, 0, 1, -1, .5, -2, 0, 0, 1, 1, .25, 4, 0, 0, 1, -1, .125, -8, 1};
+
+static const struct {
+    const char *name;
+    int m, from, to, transposed;
+    const double *matrix;
+} transforms[] = {
+    {"winograd_input", 2, 4, 4, 0, input_2},   {"winograd_input", 4, 6, 6, 0, input_4},
+    {"winograd_weight", 2, 3, 4, 0, weight_2}, {"winograd_weight", 4, 3, 6, 0, weight_4},
+    {"winograd_output", 2, 4, 2, 0, output_2}, {"winograd_output", 4, 6, 4, 0, output_4},
+    {"winograd_grad", 2, 2, 4, 1, output_2},   {"winograd_grad", 4, 4, 6, 1, output_4},
+    {"winograd_taps", 2, 4, 3, 1, weight_2},   {"winograd_taps", 4, 6, 3, 1, weight_4},
+};
+
+#define TRANSFORM_CHECK(TYPE)                                                                                          \
+    static int check_winograd_##TYPE(const micro_kernel *row) {                                                        \
+        static TYPE in[MEMORY], out[MEMORY];                                                                           \
+        index_t in_offsets[36], out_offsets[36];                                                                       \
+        int which = 0, not_finite = 0;                                                                                 \
+        while (strcmp(row->algorithm, transforms[which].name) || row->rows != transforms[which].m) which++;            \
+        const int from = transforms[which].from, to = transforms[which].to, transposed = transforms[which].transposed; \
+        const double *matrix = transforms[which].matrix;                                                               \
+        const transform_loop loop = {in_offsets, out_offsets, 2, &not_finite};                                         \
+        for (int i = 0; i < MEMORY; i++) in[i] = (TYPE)draw();                                                         \
+        for (int i = 0; i < 36; i++) in_offsets[i] = 3 + i * 40, out_offsets[i] = 5 + i * 50;                          \
+        ((transform_function *)row->function)(&loop, in, out);                                                         \
+        for (int i = 0; i < to; i++) {                                                                                 \
+            for (int j = 0; j < to; j++) {                                                                             \
+                for (int lane = 0; lane < 2 * row->columns; lane++) {                                                  \
+                    double sum = 0;                                                                                    \
+                    for (int a = 0; a < from; a++) {                                                                   \
+                        for (int b = 0; b < from; b++) {                                                               \
+                            sum += matrix[transposed ? a * to + i : i * from + a] *                                    \
+                                   matrix[transposed ? b * to + j : j * from + b] *                                    \
+                                   (double)in[in_offsets[a * from + b] + lane];                                        \
+                        }                                                                                              \
+                    }                                                                                                  \
+                    const double error = (double)out[out_offsets[i * to + j] + lane] - sum;                            \
+                    if (error > 1e-3 || error < -1e-3) return 0;                                                       \
+                }                                                                                                      \
+            }                                                                                                          \
+        }                                                                                                              \
+        return !not_finite;                                                                                            \
+    }
+
+TRANSFORM_CHECK(f32)
+TRANSFORM_CHECK(f64)
 CHECKS(f32)
 CHECKS(f64)
 CHECKS(i64)
@@ -74,13 +130,15 @@ static const struct {
     const char *dtype, *algorithm;
     int (*right)(const micro_kernel *row);
 } checks[] = {
-    {"f32", "outer", check_outer_f32}, {"f64", "outer", check_outer_f64}, {"i64", "outer", check_outer_i64},
-    {"f32", "dot", check_dot_f32},     {"f64", "dot", check_dot_f64},     {"i64", "dot", check_dot_i64},
+    {"f32", "outer", check_outer_f32},       {"f64", "outer", check_outer_f64},       {"i64", "outer", check_outer_i64},
+    {"f32", "dot", check_dot_f32},           {"f64", "dot", check_dot_f64},           {"i64", "dot", check_dot_i64},
+    {"f32", "winograd", check_winograd_f32}, {"f64", "winograd", check_winograd_f64},
 };
 
 static const char *verdict(const micro_kernel *row) {
     for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++) {
-        if (strcmp(row->dtype, checks[i].dtype) || strcmp(row->algorithm, checks[i].algorithm)) continue;
+        const char *algorithm = checks[i].algorithm; /* or the first word of it */
+        if (strcmp(row->dtype, checks[i].dtype) || strncmp(row->algorithm, algorithm, strlen(algorithm))) continue;
         return checks[i].right(row) ? "right" : "WRONG";
     }
     return "UNCHECKED";

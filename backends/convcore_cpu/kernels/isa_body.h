@@ -18,10 +18,12 @@ typedef VECTOR(int64_t) i64_mask;
 #define TYPE f32
 #include "dot.h"
 #include "outer.h"
+#include "winograd.h"
 #undef TYPE
 #define TYPE f64
 #include "dot.h"
 #include "outer.h"
+#include "winograd.h"
 #undef TYPE
 #define TYPE i64
 #include "dot.h"
@@ -32,9 +34,21 @@ typedef VECTOR(int64_t) i64_mask;
 #define PASS_outer loop, a, b, init, out
 #define ARGUMENTS_dot const dot_loop *loop, const void *a, const void *b, void *out
 #define PASS_dot loop, a, b, out
+#define ARGUMENTS_transform const transform_loop *loop, const void *in, void *out
+#define PASS_transform loop, in, out
+#define ARGUMENTS_winograd_input ARGUMENTS_transform
+#define ARGUMENTS_winograd_weight ARGUMENTS_transform
+#define ARGUMENTS_winograd_output ARGUMENTS_transform
+#define ARGUMENTS_winograd_grad ARGUMENTS_transform
+#define ARGUMENTS_winograd_taps ARGUMENTS_transform
+#define PASS_winograd_input PASS_transform
+#define PASS_winograd_weight PASS_transform
+#define PASS_winograd_output PASS_transform
+#define PASS_winograd_grad PASS_transform
+#define PASS_winograd_taps PASS_transform
 
 #define DEFINE(type, algorithm, rows, columns)                                                                         \
-    _Static_assert(rows <= MAX_TILE_ROWS && rows * columns <= MAX_TILE &&                                              \
+    _Static_assert(rows <= MAX_TILE_ROWS && rows * columns <= MAX_TILE && columns <= MAX_TILE_COLUMNS &&               \
                        columns * sizeof(type) <= MAX_TILE_VECTORS * VECTOR_BYTES &&                                    \
                        columns * sizeof(type) % VECTOR_BYTES == 0,                                                     \
                    "a tile is a whole number of vectors, within the limits of micro.h");                               \

@@ -12,7 +12,10 @@
 typedef ptrdiff_t index_t;
 
 /* No tile of the table is larger. */
-enum { MAX_TILE_ROWS = 16, MAX_TILE_VECTORS = 8, MAX_TILE = 512 };
+enum { MAX_TILE_ROWS = 16, MAX_TILE_VECTORS = 8, MAX_TILE = 512, MAX_TILE_COLUMNS = 128 };
+
+/* No Winograd transform has more points along an axis. */
+enum { MAX_POINTS = 6 };
 
 /* The loop of an outer-product micro-kernel; outer.h has its formula. */
 typedef struct {
@@ -29,17 +32,25 @@ typedef struct {
     const index_t *a_offset; /* for every row of the tile, in elements */
 } dot_loop;
 
+/* The loop of a Winograd transform; winograd.h has its formula. */
+typedef struct {
+    const index_t *in_offsets, *out_offsets; /* of every element of a block, in elements */
+    index_t vectors;
+    int *not_finite; /* set to 1 where results that are not finite are to be noticed */
+} transform_loop;
+
 typedef void outer_function(const outer_loop *loop, const void *a, const void *b, const void *init, void *out);
 typedef void dot_function(const dot_loop *loop, const void *a, const void *b, void *out);
+typedef void transform_function(const transform_loop *loop, const void *in, void *out);
 
 typedef struct {
     const char *name;      /* dtype_algorithm_tile__isa */
     const char *dtype;     /* f32, f64, i64 */
-    const char *algorithm; /* outer, dot */
+    const char *algorithm; /* outer, dot, winograd_... */
     const char *isa;
     int rows, columns; /* of the tile, in elements */
     int vector_bytes;
-    void (*function)(void); /* an outer_function or a dot_function */
+    void (*function)(void); /* an outer_function, a dot_function or a transform_function */
 } micro_kernel;
 
 typedef struct {

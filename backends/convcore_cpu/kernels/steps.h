@@ -84,6 +84,49 @@ typedef struct {
     reduce_sizes sizes;
 } reduce_step;
 
+/* tiles.h */
+typedef struct {
+    index_t src_buffer, src_image, src_channel, src_line, src_column;
+    index_t dst_offset, dst_block;
+    index_t height, width, top, left; /* of the source; its padding */
+    index_t tile_lines, tile_columns, lanes, first_block;
+    index_t channels, channel_tasks, channels_per_task;
+} tiles_sizes;
+typedef struct {
+    tiles_sizes sizes;
+    const micro_kernel *kernel;
+    const index_t *in_offsets, *out_offsets;
+    const void *fill;
+} tiles_step;
+
+/* weights.h */
+typedef struct {
+    index_t src_row, src_term, dst_offset, dst_block;
+    index_t rows, terms, term_tasks, terms_per_task;
+} weights_sizes;
+typedef struct {
+    weights_sizes sizes;
+    const micro_kernel *kernel;
+    const index_t *in_offsets, *out_offsets;
+} weights_step;
+
+/* multiply.h */
+typedef struct {
+    index_t a_offset, a_point;
+    index_t b_offset, b_block, b_point;
+    index_t bias_buffer; /* or -1 */
+    index_t out_image, out_line, out_column;
+    index_t height, width; /* of the result */
+    index_t tile_lines, tile_columns, first_block;
+    index_t rows, points, length, row_tasks, rows_per_task;
+} multiply_sizes;
+typedef struct {
+    multiply_sizes sizes;
+    const micro_kernel *kernel, *transform;
+    const index_t *offsets, *a_row, *out_row, *tile_row;
+    const index_t *in_offsets, *out_offsets;
+} multiply_step;
+
 /* sum.h */
 typedef struct {
     index_t src_image, src_channel, src_pixel;

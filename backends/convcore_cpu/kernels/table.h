@@ -12,6 +12,19 @@
 
 /* clang-format off */
 
+/* Rows are here the results of a tile along an axis, and a column is a lane of the one vector transformed at a time. */
+#define WINOGRAD(ROW, dtype, lanes) \
+    ROW(dtype, winograd_input, 2, lanes) \
+    ROW(dtype, winograd_input, 4, lanes) \
+    ROW(dtype, winograd_weight, 2, lanes) \
+    ROW(dtype, winograd_weight, 4, lanes) \
+    ROW(dtype, winograd_output, 2, lanes) \
+    ROW(dtype, winograd_output, 4, lanes) \
+    ROW(dtype, winograd_grad, 2, lanes) \
+    ROW(dtype, winograd_grad, 4, lanes) \
+    ROW(dtype, winograd_taps, 2, lanes) \
+    ROW(dtype, winograd_taps, 4, lanes)
+
 #define MICRO_KERNELS_avx512(ROW) \
     ROW(f32, outer, 14, 32) \
     ROW(f32, outer, 8, 48) \
@@ -47,7 +60,9 @@
     ROW(f64, dot, 5, 8) \
     ROW(f64, dot, 1, 8) \
     ROW(i64, dot, 9, 8) \
-    ROW(i64, dot, 1, 8)
+    ROW(i64, dot, 1, 8) \
+    WINOGRAD(ROW, f32, 16) \
+    WINOGRAD(ROW, f64, 8)
 
 #define MICRO_KERNELS_avx2(ROW) \
     ROW(f32, outer, 6, 16) \
@@ -74,7 +89,9 @@
     ROW(f64, dot, 5, 4) \
     ROW(f64, dot, 1, 4) \
     ROW(i64, dot, 9, 4) \
-    ROW(i64, dot, 1, 4)
+    ROW(i64, dot, 1, 4) \
+    WINOGRAD(ROW, f32, 8) \
+    WINOGRAD(ROW, f64, 4)
 
 #if defined(__aarch64__)
 #define MICRO_KERNELS_baseline(ROW) \
@@ -100,7 +117,9 @@
     ROW(f64, dot, 5, 2) \
     ROW(f64, dot, 1, 2) \
     ROW(i64, dot, 9, 2) \
-    ROW(i64, dot, 1, 2)
+    ROW(i64, dot, 1, 2) \
+    WINOGRAD(ROW, f32, 4) \
+    WINOGRAD(ROW, f64, 2)
 #else
 #define MICRO_KERNELS_baseline(ROW) \
     ROW(f32, outer, 4, 8) \
@@ -123,7 +142,9 @@
     ROW(f64, dot, 5, 2) \
     ROW(f64, dot, 1, 2) \
     ROW(i64, dot, 9, 2) \
-    ROW(i64, dot, 1, 2)
+    ROW(i64, dot, 1, 2) \
+    WINOGRAD(ROW, f32, 4) \
+    WINOGRAD(ROW, f64, 2)
 #endif
 
 #endif

@@ -20,7 +20,10 @@ typedef uint32_t u32;
 #include "correlate.h"
 #include "exact.h"
 #include "lines.h"
+#include "multiply.h"
 #include "reduce.h"
+#include "tiles.h"
+#include "weights.h"
 #define SOURCE f32
 #include "pack.h"
 #include "sum.h"
@@ -32,7 +35,10 @@ typedef uint32_t u32;
 #include "correlate.h"
 #include "exact.h"
 #include "lines.h"
+#include "multiply.h"
 #include "reduce.h"
+#include "tiles.h"
+#include "weights.h"
 #define SOURCE f64
 #include "pack.h"
 #include "sum.h"
@@ -78,9 +84,11 @@ typedef uint32_t u32;
 #define TYPED(type)                                                                                                    \
     {"accumulate_" #type, type##_accumulate}, {"correlate_" #type, type##_correlate}, {"exact_" #type, type##_exact},  \
         {"lines_" #type, type##_lines}, {"reduce_" #type, type##_reduce},
+#define REAL(type)                                                                                                     \
+    {"multiply_" #type, type##_multiply}, {"tiles_" #type, type##_tiles}, {"weights_" #type, type##_weights},
 #define FROM(source, type)                                                                                             \
     {"pack_" #source "_" #type, pack_##source##_##type}, {"sum_" #source "_" #type, sum_##source##_##type},
 
-const named_task named_tasks[] = {TYPED(f32) TYPED(f64) TYPED(i64) FROM(f32, f32) FROM(f64, f64) FROM(s8, i64) FROM(
-    s16, i64) FROM(s32, i64) FROM(i64, i64) FROM(u8, i64) FROM(u16, i64) FROM(u32, i64)};
+const named_task named_tasks[] = {TYPED(f32) TYPED(f64) TYPED(i64) REAL(f32) REAL(f64) FROM(f32, f32) FROM(
+    f64, f64) FROM(s8, i64) FROM(s16, i64) FROM(s32, i64) FROM(i64, i64) FROM(u8, i64) FROM(u16, i64) FROM(u32, i64)};
 const int named_task_count = sizeof named_tasks / sizeof named_tasks[0];

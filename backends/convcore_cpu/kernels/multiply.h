@@ -1,0 +1,71 @@
+/* The products of a Winograd correlation, and the transform of their sums to results.
+ *
+ *     out[image, row, i*m + a, j*m + b] = bias[row] + (A^T S A)[a][b],  S[point] = sum_l U[point, row, l] * V[block,
+ * point, l, lane]
+ *
+ * Tile (image, i, j) is lane `lane` of block `block`, numbered as in tiles.h; the results of a tile that stick out of
+ * the image are dropped.
+ *
+ * A task is one block of tiles by some blocks of rows: V's block stays in cache while the rows of U stream by.  The
+ * sums of a block of rows, (m+2)^2 points by lanes each, live on the stack.
+ *
+ * A value that is not finite has smeared over its tile: one is reported, and the plan computes again without
+ * transforms.
+ */
+
+/* Store the results of `tiles` tiles of one line; element (a, b) of tile t is results[(a*m + b)*lanes + t]. */
+static inline __attribute__((always_inline)) void NAMED(store_line)(const int m, const multiply_sizes *z,
+                                                                    const TYPE *results, index_t lanes, index_t height,
+                                                                    index_t width, index_t tiles, TYPE bias,
+                                                                    TYPE *out) {
+    const index_t whole = z->out_column == 1 ? (width < tiles * m ? width / m : tiles) : 0;
+    const index_t end = width < tiles * m ? width : tiles * m;
+    for (index_t a = 0; a < m && a < height; a++, out += z->out_line, results += m * lanes) {
+        for (index_t t = 0; t < whole; t++) {
+    UNROLL for (int b = 0; b < m; b++) out[t * m + b] = results[b * lanes + t] + bias;
+        }
+        for (index_t x = whole * m; x < end; x++) out[x * z->out_column] = results[x % m * lanes + x / m] + bias;
+    }
+}
+
+static void NAMED(multiply)(const void *step, char *const *buffers, index_t images, index_t task) {
+    const multiply_step *s = step;
+    const multiply_sizes *z = &s->sizes;
+    outer_function *const outer = (outer_function *)s->kernel->function;
+    const index_t lanes = s->kernel->columns, tile_rows = s->kernel->rows, m = s->transform->rows;
+    const index_t block = task / z->row_tasks, first_tile = (z->first_block + block) * lanes;
+    const index_t first_row = task % z->row_tasks * z->rows_per_task;
+    const index_t last_row = first_row + z->rows_per_task < z->rows ? first_row + z->rows_per_task : z->rows;
+    const index_t per_image = z->tile_lines * z->tile_columns, left_over = per_image * images - first_tile;
+    const index_t tiles = left_over < lanes ? left_over : lanes;
+    const TYPE *u = (const TYPE *)buffers[WORKSPACE] + z->a_offset;
+    const TYPE *v = (const TYPE *)buffers[WORKSPACE] + z->b_offset + block * z->b_block;
+    const TYPE *bias = z->bias_buffer < 0 ? NULL : (const TYPE *)buffers[z->bias_buffer];
+    int not_finite = 0;
+    const transform_loop to_results = {s->in_offsets, s->out_offsets, lanes / s->transform->columns, &not_finite};
+    outer_loop loop = {.offsets = s->offsets, .length = z->length, .repeats = 1, .out_row = s->tile_row};
+    const TYPE zeros[MAX_TILE_ROWS] = {0};
+    _Alignas(64) TYPE sums[MAX_POINTS * MAX_POINTS * MAX_TILE], results[4 * 4 * MAX_TILE_COLUMNS];
+    if (tiles <= 0) return;
+    for (index_t row = first_row; row < last_row; row += tile_rows) {
+        loop.a_row = s->a_row + row;
+        for (index_t point = 0; point < z->points; point++) {
+            outer(&loop, u + point * z->a_point, v + point * z->b_point, zeros, sums + point * lanes);
+        }
+        for (index_t r = 0; r < tile_rows && row + r < last_row; r++) {
+            const TYPE add = bias ? bias[row + r] : 0;
+            TYPE *out = (TYPE *)buffers[OUT] + s->out_row[row + r];
+            ((transform_function *)s->transform->function)(&to_results, sums + s->tile_row[r], results);
+            for (index_t lane = 0; lane < tiles;) {
+                const index_t tile = first_tile + lane, i = tile % per_image / z->tile_columns;
+                const index_t j = tile % z->tile_columns, height = z->height - i * m, width = z->width - j * m;
+                const index_t run = z->tile_columns - j < tiles - lane ? z->tile_columns - j : tiles - lane;
+                TYPE *at = out + tile / per_image * z->out_image + i * m * z->out_line + j * m * z->out_column;
+                if (m == 2) NAMED(store_line)(2, z, results + lane, lanes, height, width, run, add, at);
+                else NAMED(store_line)(4, z, results + lane, lanes, height, width, run, add, at);
+                lane += run;
+            }
+        }
+    }
+    if (not_finite) __atomic_store_n((int *)buffers[NAN_SEEN], 1, __ATOMIC_RELAXED);
+}
