@@ -71,6 +71,18 @@ def to_logical(p, array):
     return array.transpose(0, 3, 1, 2) if p.layout == "NHWC" and array.ndim == 4 else array
 
 
+def pixel_at(i, size, boundary):
+    """The pixel that stands at position i of an axis, None for the fill value."""
+    if boundary == "edge":
+        return min(max(i, 0), size - 1)
+    if boundary == "wrap":
+        return i % size
+    while not 0 <= i < size and boundary != "constant":
+        repeated = boundary == "symmetric"
+        i = -i - repeated if i < 0 else 2 * size - 2 + repeated - i
+    return i if 0 <= i < size else None
+
+
 def formula(p, first, second, bias=None):
     """The formula of the issue, product by product, in float64 or Python integers."""
     wide = np.float64 if p.result_dtype.kind == "f" else object
@@ -83,10 +95,10 @@ def formula(p, first, second, bias=None):
     per_group, out_per_group = c_ // p.groups, k_ // p.groups
     for n, k, i, j in itertools.product(range(n_), range(k_), range(p_), range(q_)):
         for c, r, s in itertools.product(range(per_group), range(r_), range(s_)):
-            h = i * p.stride[0] + r * p.dilation[0] - p.padding[0][0]
-            w = j * p.stride[1] + s * p.dilation[1] - p.padding[1][0]
+            h = pixel_at(i * p.stride[0] + r * p.dilation[0] - p.padding[0][0], h_, p.boundary)
+            w = pixel_at(j * p.stride[1] + s * p.dilation[1] - p.padding[1][0], w_, p.boundary)
             channel = k // out_per_group * per_group + c
-            inside = 0 <= h < h_ and 0 <= w < w_
+            inside = h is not None and w is not None
             if p.op == "grad_input":
                 if inside:
                     result[n, channel, h, w] += first[n, k, i, j] * second[k, c, r, s]
@@ -144,6 +156,23 @@ def test_every_geometry_is_the_formula(backend, name, op, algorithm, layout):
     assert plan.algorithm == algorithm
     given = operands(p)
     assert_right(p, plan(*given), *given)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "register_tile"])
+@pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+@pytest.mark.parametrize("boundary", ["reflect", "edge", "wrap", "symmetric"])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"padding": ((1, 1), (1, 1)), "image": (1, 3, 5, 20)},
+        {"padding": ((4, 7), (3, 9)), "stride": (2, 1), "dilation": (1, 2), "image": (2, 2, 3, 4)},
+    ],
+    ids=["as wide as the kernel", "beyond several reflections"],
+)
+def test_every_boundary_is_the_formula(backend, boundary, op, algorithm, geometry):
+    p = problem(op, **geometry, boundary=boundary, algorithm=algorithm, bias=op != "grad_weight")
+    given = operands(p)
+    assert_right(p, backend.plan(p)(*given), *given)
 
 
 @pytest.mark.parametrize("dtype", ["f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4"])

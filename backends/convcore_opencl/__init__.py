@@ -26,6 +26,7 @@ def convcore_backends() -> list[BackendSpec]:
             install_hint="pip install 'pyopencl[pocl]' brings a CPU driver; a GPU needs its vendor's",
             dtypes=_DTYPES,
             layouts=("NCHW", "NHWC"),
+            boundaries=("constant", "reflect", "edge", "wrap", "symmetric"),
             device_kinds=("gpu", "accelerator", "cpu"),
             array_types=(HOST_ARRAY, "pyopencl.array.Array"),
         )

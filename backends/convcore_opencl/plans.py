@@ -206,9 +206,24 @@ def direct(problem: Problem, device: Traits, room: int) -> Recipe:
         launch = Launch("sums.cl", "channel_sum", options, problem.output_shape[1], ("first",), _geometry(problem)[2:4])
         return Recipe("direct", *_split(problem, launch, ITEMS_WANTED, room))
     items = math.prod(problem.result_shape)
-    arguments = (*_geometry(problem), _fill(problem), np.int64(items))
+    if problem.op == "grad_input":
+        arguments = _folding(problem)
+    else:
+        arguments = (*_geometry(problem), _fill(problem), np.int64(items))
     launch = Launch("direct.cl", problem.op, options, items, ("first", "second", "bias", "out"), arguments)
     return Recipe("direct", (launch,))
+
+
+def _folding(problem: Problem) -> tuple[Any, ...]:
+    after = problem.padding[0][1], problem.padding[1][1]
+    return *_geometry(problem), after, np.int64(math.prod(problem.input_shape))
+
+
+def _fold(problem: Problem) -> Launch:
+    """Add to grad_input what falls on padding that holds pixels of the image: little, so directly."""
+    items = math.prod(problem.input_shape)
+    buffers = "first", "second", "out"
+    return Launch("direct.cl", "fold", type_options(problem), items, buffers, _folding(problem))
 
 
 def _split(problem: Problem, launch: Launch, wanted: int, room: int) -> tuple[tuple[Launch, ...], dict[str, int]]:
@@ -317,6 +332,8 @@ def register_tile(problem: Problem, device: Traits, room: int) -> Recipe:
         workspace[packed] = max(pack.items, 1) * VECTOR_BYTES
         launches += [pack] if pack.items else []
         launches.append(_correlate(problem, dense, packed, device))
+    if problem.op == "grad_input" and problem.boundary != "constant" and any(map(any, problem.padding)):
+        launches.append(_fold(problem))
     tile = f"tile of {_lanes(problem)} channels x {_pixels(columns.grid)} pixels, {len(workspace)} launch(es)"
     return Recipe("register_tile", tuple(launches), workspace, tile)
 
@@ -348,6 +365,8 @@ def _dense(problem: Problem, rows: Axis, columns: Axis) -> Dense:
 
 
 def _tile_options(problem: Problem, dense: Dense) -> tuple[str, ...]:
+    if problem.op == "grad_input":
+        problem = replace(problem, boundary="constant")  # the output that it reads has none
     return (
         *type_options(problem),
         f"-DLANES={_lanes(problem)}",

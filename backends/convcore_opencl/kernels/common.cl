@@ -6,7 +6,8 @@
  *   FIRST, SECOND   element types of the two operands, e.g. float, uchar
  *   RESULT          element type of result, bias and sums: float, double or long
  *   NHWC            0 or 1: channels of images are stored outermost or innermost
- *   BOUNDARY_...    what stands beyond the edge; BOUNDARY_CONSTANT is the fill value
+ *   BOUNDARY_...    what stands beyond the edge: CONSTANT is the fill value; EDGE, WRAP, REFLECT and
+ *                   SYMMETRIC are pixels of the image, as numpy.pad has them
  */
 
 #ifdef cl_khr_fp64
@@ -25,9 +26,25 @@ long at(int n, int c, int h, int w, int channels, int2 size) {
 /* Distance in memory between neighbours of a row. */
 #define COLUMN_STEP(channels) (NHWC ? (channels) : 1)
 
+/* The remainder of i in [0, period). */
+int modulo(int i, int period) {
+    const int remainder = i % period;
+    return remainder < 0 ? remainder + period : remainder;
+}
+
 /* The row (or column) that stands at position i of an axis: in [0, size), or -1 for the fill value. */
 int source(int i, int size) {
-#if BOUNDARY_CONSTANT
+#if BOUNDARY_EDGE
+    return clamp(i, 0, size - 1);
+#elif BOUNDARY_WRAP
+    return modulo(i, size);
+#elif BOUNDARY_REFLECT
+    const int period = max(2 * size - 2, 1), forth = modulo(i, period);
+    return min(forth, period - forth);
+#elif BOUNDARY_SYMMETRIC
+    const int forth = modulo(i, 2 * size);
+    return min(forth, 2 * size - 1 - forth);
+#else
     return (i >= 0 && i < size) ? i : -1;
 #endif
 }
