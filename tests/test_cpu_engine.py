@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
 from convcore_cpu.plans import make_program
 from threadpoolctl import threadpool_limits
 
+from convcore.problem import BOUNDARIES
 from convcore.spi import Plan
 from convcore.testing.problems import GEOMETRIES, make_problem, random_operands
 from convcore.testing.tolerance import assert_within
@@ -89,9 +91,12 @@ class TestMicroKernels:
 
 class TestPrograms:
     @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
-    def test_batches_of_packed_images_leave_no_image_out(self, op, monkeypatch):
+    @pytest.mark.parametrize("boundary", BOUNDARIES)
+    def test_batches_of_packed_images_leave_no_image_out(self, op, boundary, monkeypatch):
         monkeypatch.setattr("convcore_cpu.layout.BATCH_BYTES", 8192)
-        problem = make_problem(op, images=7, channels=(3, 5), size=(12, 13), padding=((1, 1), (1, 1)))
+        problem = make_problem(
+            op, images=7, channels=(3, 5), size=(12, 13), padding=((1, 1), (1, 1)), boundary=boundary
+        )
         program = make_program(problem, all_rows())
         assert 1 <= program.images_per_batch < 7
         operands = random_operands(problem)
@@ -191,8 +196,8 @@ class TestWinograd:
 
 class TestNotANumber:
     def test_padding_is_never_multiplied_by_an_infinite_weight(self):
-        for name in ("plain", "stride-2", "dilation-stride", "groups-odd"):
-            problem = make_problem("grad_input", **GEOMETRIES[name])
+        for name, boundary in product(("plain", "stride-2", "dilation-stride", "groups-odd"), BOUNDARIES):
+            problem = make_problem("grad_input", **GEOMETRIES[name], boundary=boundary)
             grad_out, weight, bias = random_operands(problem)
             weight[:, :, 0, -1] = np.inf
             result = CPUBackend().plan(problem)(grad_out, weight, bias)

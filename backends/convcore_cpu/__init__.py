@@ -37,5 +37,6 @@ def convcore_backends() -> list[BackendSpec]:
                 *(f"uint{bits}" for bits in (8, 16, 32)),
             ),
             layouts=("NCHW", "NHWC"),
+            boundaries=("constant", "reflect", "edge", "wrap", "symmetric"),
         )
     ]

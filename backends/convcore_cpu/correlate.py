@@ -9,9 +9,9 @@ from itertools import product
 import numpy as np
 
 from convcore_cpu.engine import MicroKernel
-from convcore_cpu.geometry import PlaneAxis, Tap, gather_axis
+from convcore_cpu.geometry import PlaneAxis, Tap, gather_axis, sources
 from convcore_cpu.layout import TASKS, Layout, Planes
-from convcore_cpu.program import BIAS, FIRST, Program, Step
+from convcore_cpu.program import BIAS, FIRST, OUT, WORKSPACE, Program, Step
 from convcore_cpu.tiles import outer_kernel, padded
 
 
@@ -38,12 +38,12 @@ class Direction:
 
     ``rows`` is where each channel of a group lies in the result; ``weight_row``, ``weight_term`` and ``weight_group``
     are the strides of the weight from channel to channel of the result, of the first operand, and from group to group.
+    ``folded``: the result is that of the padded image, in the workspace.
     """
 
     channels: int
     lines: PlaneAxis
     columns: PlaneAxis
-    fill: complex
     gathers: tuple[Gather, ...]
     rows: np.ndarray
     out_image: int
@@ -53,6 +53,7 @@ class Direction:
     weight_group: int
     negated: tuple[int, int]
     watch_nan: bool
+    folded: bool = False
 
 
 def forward(layout: Layout) -> Program:
@@ -66,7 +67,6 @@ def forward(layout: Layout) -> Program:
             channels=layout.channels,
             lines=lines,
             columns=columns,
-            fill=layout.problem.fill_value,
             gathers=(Gather(layout.out_height, layout.out_width, line_taps, column_taps, 0, line, column),),
             rows=layout.rows(layout.k_per_group, channel),
             out_image=image,
@@ -81,11 +81,19 @@ def forward(layout: Layout) -> Program:
 
 
 def grad_input(layout: Layout) -> Program:
-    """Lay out grad_input: rows are the in_channels, terms (k, r, s); a stride makes stride**2 dense problems."""
-    (sh, sw), (dh, dw), ((top, _), (left, _)) = layout.problem.stride, layout.problem.dilation, layout.problem.padding
-    lines, line_phases = gather_axis(layout.height, layout.kernel_height, sh, dh, top, layout.out_height)
-    columns, column_phases = gather_axis(layout.width, layout.kernel_width, sw, dw, left, layout.out_width)
-    image, channel, line, column = layout.strides(layout.channels, layout.height, layout.width)
+    """Lay out grad_input: rows are the in_channels, terms (k, r, s); a stride makes stride**2 dense problems.
+
+    Under a boundary of pixels it is the gradient of the padded image, which is then folded.
+    """
+    (sh, sw), (dh, dw), padding = layout.problem.stride, layout.problem.dilation, layout.problem.padding
+    (top, bottom), (left, right) = padding
+    height, width = layout.height, layout.width
+    folded = layout.problem.boundary != "constant" and padding != ((0, 0), (0, 0))
+    if folded:
+        height, width, top, left = height + top + bottom, width + left + right, 0, 0
+    image, channel, line, column = layout.strides(layout.channels, height, width)
+    lines, line_phases = gather_axis(height, layout.kernel_height, sh, dh, top, layout.out_height)
+    columns, column_phases = gather_axis(width, layout.kernel_width, sw, dw, left, layout.out_width)
     length = layout.c_per_group * layout.halves * layout.taps
     return _correlate(
         layout,
@@ -93,7 +101,6 @@ def grad_input(layout: Layout) -> Program:
             channels=layout.out_channels,
             lines=lines,
             columns=columns,
-            fill=0,
             gathers=tuple(
                 Gather(u.count, v.count, u.taps, v.taps, u.start * line + v.start * column, line * sh, column * sw)
                 for u, v in product(line_phases, column_phases)
@@ -106,6 +113,7 @@ def grad_input(layout: Layout) -> Program:
             weight_group=layout.k_per_group * layout.halves * length,
             negated=(1, 0),
             watch_nan=(lines.is_padded or columns.is_padded) and layout.type != "i64",
+            folded=folded,
         ),
     )
 
@@ -113,12 +121,18 @@ def grad_input(layout: Layout) -> Program:
 def _correlate(layout: Layout, direction: Direction) -> Program:
     planes, kernels, cycles = _planes_and_kernels(layout, direction)
     buffer, offset, expand = layout.weight(direction.negated)
-    planes, packing = layout.place(
-        planes, FIRST, direction.channels, direction.lines, direction.columns, direction.fill
-    )
+    planes, packing = layout.place(planes, FIRST, direction.channels, direction.lines, direction.columns)
+    places = {"a_buffer": buffer, "a_offset": offset, "bias_buffer": BIAS if layout.problem.bias else -1}
+    folding: tuple[Step, ...] = ()
+    if direction.folded:
+        offset = layout.reserve(layout.batch * direction.out_image)
+        folding = (_fold(layout, offset),)
+        places |= {"bias_buffer": -1, "out_buffer": WORKSPACE, "out_offset": offset}
+    else:
+        places |= {"out_buffer": OUT, "out_offset": 0}
     steps, exact = zip(
         *(
-            _steps(layout, direction, planes, gather, kernel, {"a_buffer": buffer, "a_offset": offset})
+            _steps(layout, direction, planes, gather, kernel, places)
             for gather, kernel in zip(direction.gathers, kernels, strict=True)
         ),
         strict=True,
@@ -128,8 +142,8 @@ def _correlate(layout: Layout, direction: Direction) -> Program:
         ", ".join(dict.fromkeys(kernel.name for kernel in kernels)),
         cycles,
         before=(expand,),
-        each=(packing, steps),
-        exact=(exact,) if direction.watch_nan else (),
+        each=(packing, steps, folding),
+        exact=(exact, folding) if direction.watch_nan else (),
     )
 
 
@@ -138,6 +152,7 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
 
     Returns the planes, a micro-kernel for each gather, and the cycles they take for all images.
     """
+    result = direction.out_image if direction.folded else 0
     terms = layout.images * direction.channels * layout.halves
 
     def kernels(planes: Planes, fits: bool) -> tuple[list[MicroKernel], float]:
@@ -155,14 +170,15 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
     if planes is not None:
         found, cycles = kernels(planes, fits=True)
         if found:
+            layout.set_batch(result)
             return planes, found, cycles
     planes = layout.packed(direction.channels, direction.lines, direction.columns)
-    layout.set_batch(planes.workspace)
+    layout.set_batch(planes.workspace + result)
     return planes, *kernels(planes, fits=False)
 
 
 def _steps(
-    layout: Layout, direction: Direction, planes: Planes, gather: Gather, kernel: MicroKernel, weight: dict[str, int]
+    layout: Layout, direction: Direction, planes: Planes, gather: Gather, kernel: MicroKernel, places: dict[str, int]
 ) -> tuple[Step, Step]:
     """Return the step of a gather, and the one that does it again when there was a NaN."""
     rows = len(direction.rows)
@@ -179,14 +195,13 @@ def _steps(
     blocks_per_task = -(-blocks // min(blocks, shares))
     row_tasks = -(-blocks // blocks_per_task)
     sizes = {
-        **weight,
+        **places,
         "a_group": direction.weight_group,
         "b_buffer": planes.buffer,
         "b_offset": planes.offset,
         "b_image": planes.image,
         "b_group": len(terms) * planes.channel,
-        "bias_buffer": BIAS if layout.problem.bias else -1,
-        "out_offset": gather.out_offset,
+        "out_offset": places["out_offset"] + gather.out_offset,
         "out_image": direction.out_image,
         "out_group": direction.out_group,
         "out_line": gather.out_line,
@@ -214,6 +229,41 @@ def _steps(
         Step(f"correlate_{layout.type}", layout.groups * tiles * row_tasks, sizes, True, kernel.name, tables),
         Step(f"exact_{layout.type}", layout.groups * rows * gather.lines, sizes, True, kernel.name, tables),
     )
+
+
+def _fold(layout: Layout, offset: int) -> Step:
+    """Return the step that brings the gradient of the padded image to the pixels (``kernels/fold.h``)."""
+    (top, bottom), (left, right) = layout.problem.padding
+    height, width = layout.height + top + bottom, layout.width + left + right
+    src_image, src_channel, src_line, _ = layout.strides(layout.channels, height, width)
+    out_image, out_channel, out_line, column = layout.strides(layout.channels, layout.height, layout.width)
+    pixels = sources(np.arange(-top, layout.height + bottom), layout.height, layout.problem.boundary)
+    columns = np.arange(width)
+    outside = np.stack([columns, sources(columns - left, layout.width, layout.problem.boundary)], axis=-1)
+    outside = outside[(columns < left) | (columns >= left + layout.width)]
+    sizes = {
+        "src_offset": offset,
+        "src_image": src_image,
+        "src_channel": src_channel,
+        "src_line": src_line,
+        "left": left,
+        "bias_buffer": BIAS if layout.problem.bias else -1,
+        "out_image": out_image,
+        "out_channel": out_channel,
+        "out_line": out_line,
+        "column": column,
+        "channels": layout.channels * layout.halves,
+        "lines": layout.height,
+        "width": layout.width,
+        "outside": len(outside),
+        "interleave": layout.halves,
+    }
+    tables = {
+        "line_ends": np.searchsorted(np.sort(pixels), np.arange(layout.height + 1)),
+        "line_of": np.argsort(pixels, kind="stable"),
+        "column_of": outside,
+    }
+    return Step(f"fold_{layout.type}", layout.channels * layout.halves * layout.height, sizes, True, tables=tables)
 
 
 def _inside(gather: Gather, lines: PlaneAxis, columns: PlaneAxis) -> np.ndarray:

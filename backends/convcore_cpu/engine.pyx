@@ -121,6 +121,7 @@ cdef union StepData:
     kernels.tiles_step tiles
     kernels.weights_step weights
     kernels.multiply_step multiply
+    kernels.fold_step fold
     kernels.sum_step sum
 
 
@@ -150,6 +151,9 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.pack.lines = <const kernels.axis *> _table(step, "lines")
         data.pack.columns = <const kernels.axis *> _table(step, "columns")
         data.pack.fill = _table(step, "fill")
+        if "line_of" in step.tables:
+            data.pack.line_of = <const index_t *> _table(step, "line_of")
+            data.pack.column_of = <const index_t *> _table(step, "column_of")
     elif kind in ("correlate", "exact"):
         data.correlate.sizes = step.sizes
         data.correlate.kernel = _kernel(step.kernel)
@@ -191,6 +195,11 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.multiply.tile_row = <const index_t *> _table(step, "tile_row")
         data.multiply.in_offsets = <const index_t *> _table(step, "in_offsets")
         data.multiply.out_offsets = <const index_t *> _table(step, "out_offsets")
+    elif kind == "fold":
+        data.fold.sizes = step.sizes
+        data.fold.line_ends = <const index_t *> _table(step, "line_ends")
+        data.fold.line_of = <const index_t *> _table(step, "line_of")
+        data.fold.column_of = <const index_t *> _table(step, "column_of")
     elif kind == "sum":
         data.sum.sizes = step.sizes
     return 0

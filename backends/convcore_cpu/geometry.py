@@ -49,11 +49,27 @@ class PlaneAxis:
         hi = min(max((self.extent - 1 - start) // self.stride + 1, lo), self.size)
         return lo, hi
 
+    def outside(self, step: int, boundary: str) -> np.ndarray:
+        """Return, phase by phase, where the pixel lies that stands at each position, under a boundary of pixels."""
+        positions = np.arange(self.size) * self.stride
+        return np.concatenate([sources(start + positions, self.extent, boundary) for start in self.starts]) * step
+
     def table(self, step: int) -> np.ndarray:
         """Return the C ``axis`` of every phase; ``step`` is the operand's stride in elements."""
         return np.array(
             [(self.size, *self.inside(start), start * step, self.stride * step) for start in self.starts], np.int64
         )
+
+
+def sources(positions: np.ndarray, extent: int, boundary: str) -> np.ndarray:
+    """Return which of ``extent`` pixels stands at each position: docs/spec.md, Boundaries."""
+    if boundary == "edge":
+        return positions.clip(0, extent - 1)
+    if boundary == "wrap":
+        return positions % extent
+    repeated = boundary == "symmetric"
+    period = 2 * extent if repeated else max(2 * extent - 2, 1)
+    return np.minimum(positions % period, (-positions - repeated) % period)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def grad_weight_direct(layout: Layout) -> Program:
     layout.set_batch(lanes.image + x.workspace)
     if not whole_images:
         layout.batch = 1
-    x, packing = layout.place(x, FIRST, layout.channels, lines, columns, layout.problem.fill_value)
+    x, packing = layout.place(x, FIRST, layout.channels, lines, columns)
     g_offset = layout.reserve(layout.batch * lanes.image)
 
     channel_rows = np.arange(layout.c_per_group)[:, None] * layout.halves * x.channel
@@ -172,7 +172,7 @@ def grad_weight_dot(layout: Layout) -> Program:
         x = layout.in_place(FIRST, lines, columns) or x
         g = layout.in_place(SECOND, g_lines, g_columns) or g
     layout.set_batch(x.workspace + g.workspace)
-    x, packing = layout.place(x, FIRST, layout.channels, lines, columns, layout.problem.fill_value)
+    x, packing = layout.place(x, FIRST, layout.channels, lines, columns)
     g, packing_g = layout.place(g, SECOND, layout.out_channels, g_lines, g_columns)
 
     lines_at_once = max(1, BLOCK // layout.out_width)

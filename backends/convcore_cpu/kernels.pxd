@@ -41,13 +41,15 @@ cdef extern from "kernels/steps.h" nogil:
         pack_sizes sizes
         const axis *lines
         const axis *columns
+        const index_t *line_of
+        const index_t *column_of
         const void *fill
 
     ctypedef struct correlate_sizes:
         index_t a_buffer, a_offset, a_group
         index_t b_buffer, b_offset, b_image, b_group
         index_t bias_buffer
-        index_t out_offset, out_image, out_group, out_line, out_column
+        index_t out_buffer, out_offset, out_image, out_group, out_line, out_column
         index_t groups, rows, lines, width, pitch, length
         index_t row_tasks, blocks_per_task, tiles
         index_t watch_nan
@@ -137,6 +139,18 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *tile_row
         const index_t *in_offsets
         const index_t *out_offsets
+
+    ctypedef struct fold_sizes:
+        index_t src_offset, src_image, src_channel, src_line, left
+        index_t bias_buffer
+        index_t out_image, out_channel, out_line, column
+        index_t channels, lines, width, outside, interleave
+
+    ctypedef struct fold_step:
+        fold_sizes sizes
+        const index_t *line_ends
+        const index_t *line_of
+        const index_t *column_of
 
     ctypedef struct sum_sizes:
         index_t src_image, src_channel, src_pixel

@@ -188,19 +188,27 @@ class Layout:
         return Planes(WORKSPACE, 0, channels * self.halves * plane, plane, phase, columns.size, len(lines.starts))
 
     def place(
-        self, planes: Planes, operand: int, channels: int, lines: PlaneAxis, columns: PlaneAxis, fill: complex = 0
+        self, planes: Planes, operand: int, channels: int, lines: PlaneAxis, columns: PlaneAxis
     ) -> tuple[Planes, tuple[Step, ...]]:
-        """Give packed planes their room in the workspace and return them with the steps that fill them, if any."""
+        """Give packed planes their room in the workspace and return them with the steps that fill them, if any.
+
+        Around x stands its boundary, around grad_out zeros.
+        """
+        is_x = operand == FIRST and self.problem.op != "grad_input"
+        fill = self.problem.fill_value if is_x else 0
+        boundary = self.problem.boundary if is_x and (lines.is_padded or columns.is_padded) else "constant"
         if planes.buffer != WORKSPACE:
             return planes, ()
         planes = replace(planes, offset=self.reserve(self.batch * planes.image))
         image, channel, line, column = self.strides(channels, lines.extent, columns.extent)
+        outside = (lines.outside(line, boundary), columns.outside(column, boundary)) if boundary != "constant" else None
         return planes, tuple(
             self.pack_step(
                 operand,
                 lines=lines.table(line),
                 columns=columns.table(column),
                 fill=(fill.real, fill.imag)[half],
+                outside=outside,
                 src_offset=half,
                 src_image=image,
                 src_channel=channel,
@@ -221,6 +229,7 @@ class Layout:
         lines: np.ndarray,
         columns: np.ndarray,
         fill: float = 0,
+        outside: tuple[np.ndarray, np.ndarray] | None = None,
         per_image: bool = True,
         images: int = 1,
         channels: int = 1,
@@ -242,6 +251,8 @@ class Layout:
             "lines_per_block": lines_per_block,
         }
         tables = {"lines": lines, "columns": columns, "fill": np.array([fill], _NUMPY[self.type])}
+        if outside is not None:
+            tables |= {"line_of": outside[0], "column_of": outside[1]}
         tasks = images * channels * len(lines) * len(columns) * blocks
         planes = images * channels * (self.images if per_image else 1)
         self.packed_elements += planes * int(lines[:, 0].sum() * columns[:, 0].sum())

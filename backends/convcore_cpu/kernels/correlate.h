@@ -56,7 +56,7 @@ static void NAMED(correlate)(const void *step, char *const *buffers, index_t ima
     const TYPE *a = (const TYPE *)buffers[z->a_buffer] + z->a_offset + group * z->a_group;
     const TYPE *b = (const TYPE *)buffers[z->b_buffer] + z->b_offset + image * z->b_image + group * z->b_group + start;
     const TYPE *bias = z->bias_buffer < 0 ? NULL : (const TYPE *)buffers[z->bias_buffer] + group * z->rows;
-    TYPE *out = (TYPE *)buffers[OUT] + z->out_offset + image * z->out_image + group * z->out_group;
+    TYPE *out = (TYPE *)buffers[z->out_buffer] + z->out_offset + image * z->out_image + group * z->out_group;
     outer_loop loop = {.offsets = s->offsets, .length = z->length, .repeats = 1};
     TYPE init[MAX_TILE_ROWS] = {0};
     _Alignas(64) TYPE tile[MAX_TILE];

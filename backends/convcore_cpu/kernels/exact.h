@@ -14,8 +14,8 @@ static void NAMED(exact)(const void *step, char *const *buffers, index_t images,
     const TYPE *a = (const TYPE *)buffers[z->a_buffer] + z->a_offset + group * z->a_group + s->a_row[row];
     const TYPE *b =
         (const TYPE *)buffers[z->b_buffer] + z->b_offset + image * z->b_image + group * z->b_group + p * z->pitch;
-    TYPE *out = (TYPE *)buffers[OUT] + z->out_offset + image * z->out_image + group * z->out_group + s->out_row[row] +
-                p * z->out_line;
+    TYPE *out = (TYPE *)buffers[z->out_buffer] + z->out_offset + image * z->out_image + group * z->out_group +
+                s->out_row[row] + p * z->out_line;
     const TYPE start = z->bias_buffer < 0 ? 0 : ((const TYPE *)buffers[z->bias_buffer])[group * z->rows + row];
     (void)images;
     for (index_t q = 0; q < z->width; q++) {

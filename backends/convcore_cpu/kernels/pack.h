@@ -1,10 +1,11 @@
 /* Copy planes into the workspace: padded, split into phases, reordered, converted.
  *
- *     dst[image, channel, phase (v, u), i, j] = src[image, channel, lines[u](i), columns[v](j)], or fill where an axis
- *     has no source; negated if asked for
+ *     dst[image, channel, phase (v, u), i, j] = src[image, channel, lines[u](i), columns[v](j)]; negated if asked for
+ *
+ * Positions outside the source are fill, or what the tables line_of and column_of name.
  *
  * A stride becomes phases: row i of phase u is row i*stride + u of the padded plane, so that the pixels one tap of a
- * kernel meets lie side by side.  Padding is fill.  A layout, a transposition and the halves of complex numbers
+ * kernel meets lie side by side.  A layout, a transposition and the halves of complex numbers
  * are strides of the source and the destination.
  *
  * A task copies one block of lines of one phase of one channel.  Instantiated for each SOURCE and TYPE.
@@ -24,6 +25,10 @@ static inline void SOURCED(fill_line)(TYPE *dst, index_t step, index_t count, TY
     for (index_t j = 0; j < count; j++) dst[j * step] = fill;
 }
 
+static inline void SOURCED(gather)(TYPE *dst, index_t dst_step, const SOURCE *src, const index_t *of, index_t count) {
+    for (index_t j = 0; j < count; j++) dst[j * dst_step] = (TYPE)src[of[j]];
+}
+
 static void SOURCED(pack)(const void *step, char *const *buffers, index_t images, index_t task) {
     const pack_step *s = step;
     const pack_sizes *z = &s->sizes;
@@ -32,24 +37,34 @@ static void SOURCED(pack)(const void *step, char *const *buffers, index_t images
     const index_t plane = task / z->line_blocks / (z->line_phases * z->column_phases);
     const index_t image = plane / z->channels, channel = plane % z->channels;
     const axis lines = s->lines[phase % z->line_phases], columns = s->columns[phase / z->line_phases];
-    const SOURCE *src = (const SOURCE *)buffers[z->src_buffer] + z->src_offset + image * z->src_image +
-                        channel * z->src_channel + columns.base;
+    const SOURCE *src =
+        (const SOURCE *)buffers[z->src_buffer] + z->src_offset + image * z->src_image + channel * z->src_channel;
     TYPE *dst = (TYPE *)buffers[WORKSPACE] + z->dst_offset + image * z->dst_image + channel * z->dst_channel +
                 phase * z->dst_phase;
     const TYPE fill = *(const TYPE *)s->fill;
+    const index_t *const line_of = s->line_of ? s->line_of + phase % z->line_phases * lines.size : NULL;
+    const index_t *const column_of = s->column_of ? s->column_of + phase / z->line_phases * columns.size : NULL;
     const index_t first = block * z->lines_per_block;
     const index_t last = first + z->lines_per_block < lines.size ? first + z->lines_per_block : lines.size;
     (void)images;
     for (index_t i = first; i < last; i++) {
         TYPE *line = dst + i * z->dst_line;
-        if (i < lines.lo || i >= lines.hi) {
+        const int outside = i < lines.lo || i >= lines.hi;
+        if (outside && !line_of) {
             SOURCED(fill_line)(line, z->dst_column, columns.size, fill);
             continue;
         }
-        SOURCED(fill_line)(line, z->dst_column, columns.lo, fill);
+        const SOURCE *from = src + (outside ? line_of[i] : lines.base + i * lines.step);
+        TYPE *right = line + columns.hi * z->dst_column;
         SOURCED(copy_line)(line + columns.lo * z->dst_column, z->dst_column,
-                           src + lines.base + i * lines.step + columns.lo * columns.step, columns.step,
-                           columns.hi - columns.lo, (int)z->negate);
-        SOURCED(fill_line)(line + columns.hi * z->dst_column, z->dst_column, columns.size - columns.hi, fill);
+                           from + columns.base + columns.lo * columns.step, columns.step, columns.hi - columns.lo,
+                           (int)z->negate);
+        if (column_of) {
+            SOURCED(gather)(line, z->dst_column, from, column_of, columns.lo);
+            SOURCED(gather)(right, z->dst_column, from, column_of + columns.hi, columns.size - columns.hi);
+        } else {
+            SOURCED(fill_line)(line, z->dst_column, columns.lo, fill);
+            SOURCED(fill_line)(right, z->dst_column, columns.size - columns.hi, fill);
+        }
     }
 }

@@ -26,7 +26,8 @@ typedef struct {
 } pack_sizes;
 typedef struct {
     pack_sizes sizes;
-    const axis *lines, *columns; /* one for each phase */
+    const axis *lines, *columns;        /* one for each phase */
+    const index_t *line_of, *column_of; /* NULL, or for each phase and position the source of what is not inside */
     const void *fill;
 } pack_step;
 
@@ -35,7 +36,7 @@ typedef struct {
     index_t a_buffer, a_offset, a_group;
     index_t b_buffer, b_offset, b_image, b_group;
     index_t bias_buffer; /* or -1 */
-    index_t out_offset, out_image, out_group, out_line, out_column;
+    index_t out_buffer, out_offset, out_image, out_group, out_line, out_column;
     index_t groups, rows, lines, width, pitch, length;
     index_t row_tasks, blocks_per_task, tiles;
     index_t watch_nan;
@@ -126,6 +127,19 @@ typedef struct {
     const index_t *offsets, *a_row, *out_row, *tile_row;
     const index_t *in_offsets, *out_offsets;
 } multiply_step;
+
+/* fold.h */
+typedef struct {
+    index_t src_offset, src_image, src_channel, src_line, left;
+    index_t bias_buffer; /* or -1 */
+    index_t out_image, out_channel, out_line, column;
+    index_t channels, lines, width, outside, interleave;
+} fold_sizes;
+typedef struct {
+    fold_sizes sizes;
+    const index_t *line_ends, *line_of; /* lines that are pixel line h: line_of[line_ends[h] .. line_ends[h+1]-1] */
+    const index_t *column_of;           /* pairs: a column outside, the pixel column it is */
+} fold_step;
 
 /* sum.h */
 typedef struct {

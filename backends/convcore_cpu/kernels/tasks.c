@@ -19,6 +19,7 @@ typedef uint32_t u32;
 #include "accumulate.h"
 #include "correlate.h"
 #include "exact.h"
+#include "fold.h"
 #include "lines.h"
 #include "multiply.h"
 #include "reduce.h"
@@ -34,6 +35,7 @@ typedef uint32_t u32;
 #include "accumulate.h"
 #include "correlate.h"
 #include "exact.h"
+#include "fold.h"
 #include "lines.h"
 #include "multiply.h"
 #include "reduce.h"
@@ -49,6 +51,7 @@ typedef uint32_t u32;
 #include "accumulate.h"
 #include "correlate.h"
 #include "exact.h"
+#include "fold.h"
 #include "lines.h"
 #include "reduce.h"
 #define SOURCE s8
@@ -83,7 +86,7 @@ typedef uint32_t u32;
 
 #define TYPED(type)                                                                                                    \
     {"accumulate_" #type, type##_accumulate}, {"correlate_" #type, type##_correlate}, {"exact_" #type, type##_exact},  \
-        {"lines_" #type, type##_lines}, {"reduce_" #type, type##_reduce},
+        {"fold_" #type, type##_fold}, {"lines_" #type, type##_lines}, {"reduce_" #type, type##_reduce},
 #define REAL(type)                                                                                                     \
     {"multiply_" #type, type##_multiply}, {"tiles_" #type, type##_tiles}, {"weights_" #type, type##_weights},
 #define FROM(source, type)                                                                                             \
