@@ -28,7 +28,7 @@ TILED = (
 )  # fmt: skip
 
 
-WINOGRAD_OPS = ("forward", "grad_input")
+WINOGRAD_OPS = ("forward", "grad_input", "grad_weight")
 
 
 def missing(isa):
@@ -169,7 +169,7 @@ class TestWinograd:
     def test_bands_of_tiles_and_batches_leave_none_out(self, op, m, monkeypatch):
         monkeypatch.setattr("convcore_cpu.layout.BATCH_BYTES", 1 << 18)
         monkeypatch.setattr("convcore_cpu.winograd.POINT_BYTES", 1 << 16)
-        for images, size in ((7, (13, 12)), (2, (50, 61))):
+        for images, size in ((7, (13, 12)), (6, (13, 12)), (2, (50, 61))):
             problem = make_problem(op, images=images, channels=(5, 6), size=size, algorithm=f"winograd{m}")
             operands = random_operands(problem)
             result = CPUPlan(problem, make_program(problem, all_rows()))(*operands)

@@ -121,6 +121,8 @@ cdef union StepData:
     kernels.tiles_step tiles
     kernels.weights_step weights
     kernels.multiply_step multiply
+    kernels.grads_step grads
+    kernels.taps_step taps
     kernels.fold_step fold
     kernels.sum_step sum
 
@@ -185,6 +187,16 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.weights.kernel = _kernel(step.kernel)
         data.weights.in_offsets = <const index_t *> _table(step, "in_offsets")
         data.weights.out_offsets = <const index_t *> _table(step, "out_offsets")
+    elif kind == "grads":
+        data.grads.sizes = step.sizes
+        data.grads.kernel = _kernel(step.kernel)
+        data.grads.in_offsets = <const index_t *> _table(step, "in_offsets")
+        data.grads.out_offsets = <const index_t *> _table(step, "out_offsets")
+    elif kind == "taps":
+        data.taps.sizes = step.sizes
+        data.taps.kernel = _kernel(step.kernel)
+        data.taps.in_offsets = <const index_t *> _table(step, "in_offsets")
+        data.taps.out_offsets = <const index_t *> _table(step, "out_offsets")
     elif kind == "multiply":
         data.multiply.sizes = step.sizes
         data.multiply.kernel = _kernel(step.kernel)
@@ -355,6 +367,7 @@ cdef class Engine:
     """A program bound to C structures, with what a call of it needs at hand."""
 
     cdef Stages before, each, after, exact
+    cdef Engine instead
     cdef index_t images, images_per_batch
     cdef index_t image_bytes[kernels.BUFFERS]
     cdef size_t workspace_bytes
@@ -368,6 +381,7 @@ cdef class Engine:
         self.each = Stages(program.each)
         self.after = Stages(program.after)
         self.exact = Stages(program.exact)
+        self.instead = Engine(program.instead, problem) if program.instead else None
         self.images, self.images_per_batch = problem.input_shape[0], program.images_per_batch
         memset(self.image_bytes, 0, sizeof(self.image_bytes))
         self.image_bytes[kernels.FIRST], self.image_bytes[kernels.SECOND], self.image_bytes[kernels.OUT] = (
@@ -422,6 +436,8 @@ cdef class Engine:
             image += images
         buffers[kernels.FIRST], buffers[kernels.SECOND], buffers[kernels.OUT] = first, second, out
         self.after.run(buffers, self.images, helpers)
+        if nan_seen and self.instead is not None:
+            self.instead.run_batches(first, second, bias, out, workspace, helpers)
         restore_subnormals(subnormals)
 
     def run(self, first, second, bias, out):

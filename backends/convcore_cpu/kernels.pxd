@@ -140,6 +140,28 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *in_offsets
         const index_t *out_offsets
 
+    ctypedef struct grads_sizes:
+        index_t src_image, src_channel, src_line, src_column
+        index_t dst_offset, dst_tile
+        index_t height, width, tile_lines, tile_columns, tiles, first_block
+        index_t channels, channel_tasks
+
+    ctypedef struct grads_step:
+        grads_sizes sizes
+        const micro_kernel *kernel
+        const index_t *in_offsets
+        const index_t *out_offsets
+
+    ctypedef struct taps_sizes:
+        index_t src_offset, src_c
+        index_t k, c, c_tasks, c_per_task
+
+    ctypedef struct taps_step:
+        taps_sizes sizes
+        const micro_kernel *kernel
+        const index_t *in_offsets
+        const index_t *out_offsets
+
     ctypedef struct fold_sizes:
         index_t src_offset, src_image, src_channel, src_line, left
         index_t bias_buffer

@@ -142,7 +142,9 @@ class Layout:
         if bytes_per_image:
             self.batch = max(1, min(self.batch, BATCH_BYTES // bytes_per_image))
 
-    def program(self, algorithm: str, kernel: str, cycles: float, **stages: Stages) -> Program:
+    def program(
+        self, algorithm: str, kernel: str, cycles: float, instead: Program | None = None, **stages: Stages
+    ) -> Program:
         """Close the workspace and make the program; ``cycles`` is the arithmetic of all images, on one core."""
         # A tile may be read, and dropped, past the last plane.
         slack = max(row.columns for row in self.micro_kernels) if self.workspace else 0
@@ -154,6 +156,7 @@ class Layout:
             image_bytes=self.image_bytes(),
             workspace_bytes=(self.workspace + slack) * self.itemsize,
             cost=Cost(cycles, self.problem.bytes + 2 * self.packed_elements * self.itemsize),
+            instead=instead,
             **stages,
         )
 

@@ -17,6 +17,7 @@ from convcore_cpu.grad_weight import grad_weight_direct, grad_weight_dot
 from convcore_cpu.layout import Layout
 from convcore_cpu.program import FIRST, Program, Step, UnsupportedError
 from convcore_cpu.winograd import winograd
+from convcore_cpu.winograd_grad_weight import winograd_grad_weight
 
 
 def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None = None) -> Program:
@@ -72,12 +73,15 @@ def _grad_bias(layout: Layout) -> Program:
     return layout.program("direct", "", 0, before=((step,),))
 
 
-_WINOGRAD = {"winograd4": partial(winograd, m=4), "winograd2": partial(winograd, m=2), "winograd": winograd}
+def _winograd(builder: Callable[..., Program]) -> dict[str, Callable[[Layout], Program]]:
+    return {"winograd4": partial(builder, m=4), "winograd2": partial(builder, m=2), "winograd": builder}
+
+
 #: The algorithms of each operation by the names users give them.  One that cannot do a problem, or may not for its
 #: accuracy, raises :class:`UnsupportedError`.
 ALGORITHMS: dict[str, dict[str, Callable[[Layout], Program]]] = {
-    "forward": {"direct": forward, **_WINOGRAD},
-    "grad_input": {"direct": grad_input, **_WINOGRAD},
-    "grad_weight": {"direct": grad_weight_direct, "dot": grad_weight_dot},
+    "forward": {"direct": forward, **_winograd(winograd)},
+    "grad_input": {"direct": grad_input, **_winograd(winograd)},
+    "grad_weight": {"direct": grad_weight_direct, "dot": grad_weight_dot, **_winograd(winograd_grad_weight)},
     "grad_bias": {"direct": _grad_bias},
 }

@@ -50,8 +50,8 @@ class Cost:
 class Program:
     """What ``engine.Engine`` runs: ``before`` once, ``each`` for every batch of images, ``after`` once.
 
-    ``exact`` follows ``each`` when a NaN was seen.  The steps of a stage are independent of each other.  ``threads``
-    is an upper limit, None if there is none.
+    ``exact`` follows ``each`` when a NaN was seen, and ``instead`` follows all when ``after`` saw one.  The steps of a
+    stage are independent of each other.  ``threads`` is an upper limit, None if there is none.
     """
 
     algorithm: str
@@ -65,6 +65,7 @@ class Program:
     each: Stages = ()
     after: Stages = ()
     exact: Stages = ()
+    instead: Program | None = None
 
     @property
     def notes(self) -> str:

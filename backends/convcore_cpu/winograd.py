@@ -8,6 +8,8 @@ channels instead of 9 m**2: 4 a result for m = 2, 2.25 for m = 4.  What is multi
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +59,10 @@ class Direction:
     result: tuple[int, int, int, int]
     reverse: bool
 
+    def tiles(self, m: int) -> tuple[int, int]:
+        """Return the lines and columns of tiles of an image."""
+        return -(-self.out_height // m), -(-self.out_width // m)
+
 
 def refusal(problem: Problem) -> str:
     """Return why a problem cannot be computed so, or nothing."""
@@ -73,11 +79,12 @@ def refusal(problem: Problem) -> str:
     return ""
 
 
-def _direction(layout: Layout) -> Direction:
+def direction_of(layout: Layout) -> Direction:
+    """Return the direction of the problem's operation; grad_weight reads the image forward reads."""
     (top, _), (left, _) = layout.problem.padding
     x = layout.strides(layout.channels, layout.height, layout.width)
     y = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
-    if layout.problem.op == "forward":
+    if layout.problem.op != "grad_input":
         return Direction(
             channels=layout.channels,
             height=layout.height,
@@ -113,14 +120,30 @@ def allowed(problem: Problem) -> tuple[int, ...]:
     return (2,) if problem.accuracy == "strict" else (2, 4)
 
 
-def _best(layout: Layout) -> int:
-    return min(allowed(layout.problem), key=lambda m: _cycles(layout, _direction(layout), m))
+def admit(layout: Layout, m: int | None, cycles: Callable[[Layout, int], float]) -> tuple[str, int]:
+    """Return the name of the algorithm and the size of tile, the best that is allowed if none is given.
+
+    Raises
+    ------
+    UnsupportedError
+        If it cannot do the problem, or may not.
+    """
+    reason = refusal(layout.problem)
+    if reason:
+        raise UnsupportedError(f"its Winograd algorithm {reason}")
+    if m is None:
+        return "winograd", min(allowed(layout.problem), key=lambda m: cycles(layout, m))
+    if m not in allowed(layout.problem):
+        raise UnsupportedError(
+            f"its algorithm 'winograd{m}' errs more than accuracy {layout.problem.accuracy!r} allows"
+        )
+    return f"winograd{m}", m
 
 
-def _cycles(layout: Layout, direction: Direction, m: int) -> float:
+def _cycles(layout: Layout, m: int) -> float:
     """Estimate the cycles of one core; the constants were measured with AVX-512."""
-    points = (m + 2) ** 2
-    tiles = layout.images * -(-direction.out_height // m) * -(-direction.out_width // m)
+    direction, points = direction_of(layout), (m + 2) ** 2
+    tiles = layout.images * math.prod(direction.tiles(m))
     weight = points * direction.rows * direction.channels
     return (
         START_CYCLES
@@ -132,16 +155,10 @@ def _cycles(layout: Layout, direction: Direction, m: int) -> float:
 
 def winograd(layout: Layout, m: int | None = None) -> Program:
     """Lay out forward or grad_input as F(m x m, 3 x 3), with the best m that is allowed if none is given."""
-    reason = refusal(layout.problem)
-    if reason:
-        raise UnsupportedError(f"its Winograd algorithm {reason}")
-    name = "winograd" if m is None else f"winograd{m}"
-    m = m or _best(layout)
-    if m not in allowed(layout.problem):
-        raise UnsupportedError(f"its algorithm {name!r} errs more than accuracy {layout.problem.accuracy!r} allows")
-    direction = _direction(layout)
+    name, m = admit(layout, m, _cycles)
+    direction = direction_of(layout)
     n = m + 2
-    tile_lines, tile_columns = -(-direction.out_height // m), -(-direction.out_width // m)
+    tile_lines, tile_columns = direction.tiles(m)
     per_image = tile_lines * tile_columns
     # The steps that compute a batch again without transforms use the same workspace.
     direct = (forward if layout.problem.op == "forward" else grad_input)(layout)
@@ -157,7 +174,7 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
     v_offset = layout.reserve(band * block)
     layout.workspace = max(layout.workspace, direct_workspace)
 
-    weight_transform = _transform(layout, "weight", m)
+    weight_transform = transform_kernel(layout, "weight", m)
     u_lanes = weight_transform.lanes
     u_point = direction.channels * u_lanes + SPREAD
     u_block = n * n * u_point
@@ -196,7 +213,7 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
     each: list[tuple[Step, ...]] = []
     for first in range(0, blocks, band):
         count = min(band, blocks - first)
-        each.append((_tiles(layout, direction, m, kernel, v_offset, tile_lines, tile_columns, first, count),))
+        each.append((tiles_step(layout, m, lanes, v_offset, first, count),))
         row_tasks, blocks_per_task = shares(-(-direction.rows // kernel.rows), count)
         sizes = {
             "a_offset": u_offset,
@@ -219,30 +236,22 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
             "row_tasks": row_tasks,
             "rows_per_task": blocks_per_task * kernel.rows,
         }
-        transform = _transform(layout, "output", m, lanes).name
+        transform = transform_kernel(layout, "output", m, lanes).name
         each.append((Step(f"multiply_{layout.type}", count * row_tasks, sizes, False, kernel.name, tables, transform),))
     return layout.program(
         name,
         f"{kernel.name}, F({m}x{m}, 3x3)",
-        _cycles(layout, direction, m),
+        _cycles(layout, m),
         before=((weights,),),
         each=tuple(each),
         exact=direct.each + direct.exact,
     )
 
 
-def _tiles(
-    layout: Layout,
-    direction: Direction,
-    m: int,
-    kernel: MicroKernel,
-    v_offset: int,
-    tile_lines: int,
-    tile_columns: int,
-    first_block: int,
-    blocks: int,
-) -> Step:
-    points, lanes = (m + 2) ** 2, kernel.columns
+def tiles_step(layout: Layout, m: int, lanes: int, offset: int, first_block: int, blocks: int) -> Step:
+    """Return the step that transforms some blocks of tiles, ``lanes`` tiles each, of the first operand."""
+    direction, points = direction_of(layout), (m + 2) ** 2
+    tile_lines, tile_columns = direction.tiles(m)
     v_point = direction.channels * lanes + SPREAD
     channel_tasks, channels_per_task = shares(direction.channels, blocks)
     image, channel, line, column = direction.source
@@ -252,7 +261,7 @@ def _tiles(
         "src_channel": channel,
         "src_line": line,
         "src_column": column,
-        "dst_offset": v_offset,
+        "dst_offset": offset,
         "dst_block": points * v_point,
         "height": direction.height,
         "width": direction.width,
@@ -271,11 +280,11 @@ def _tiles(
         "out_offsets": np.arange(points) * v_point,
         "fill": np.array([direction.fill], np.float32 if layout.type == "f32" else np.float64),
     }
-    kernel_name = _transform(layout, "input", m, lanes).name
+    kernel_name = transform_kernel(layout, "input", m, lanes).name
     return Step(f"tiles_{layout.type}", blocks * channel_tasks, sizes, False, kernel_name, tables)
 
 
-def _transform(layout: Layout, kind: str, m: int, columns: int = 0) -> MicroKernel:
+def transform_kernel(layout: Layout, kind: str, m: int, columns: int = 0) -> MicroKernel:
     """Return the widest transform whose vectors divide so many columns."""
     return max(
         (

@@ -128,6 +128,30 @@ typedef struct {
     const index_t *in_offsets, *out_offsets;
 } multiply_step;
 
+/* grads.h */
+typedef struct {
+    index_t src_image, src_channel, src_line, src_column;
+    index_t dst_offset, dst_tile;
+    index_t height, width, tile_lines, tile_columns, tiles, first_block;
+    index_t channels, channel_tasks;
+} grads_sizes;
+typedef struct {
+    grads_sizes sizes;
+    const micro_kernel *kernel;
+    const index_t *in_offsets, *out_offsets;
+} grads_step;
+
+/* taps.h */
+typedef struct {
+    index_t src_offset, src_c;
+    index_t k, c, c_tasks, c_per_task;
+} taps_sizes;
+typedef struct {
+    taps_sizes sizes;
+    const micro_kernel *kernel;
+    const index_t *in_offsets, *out_offsets;
+} taps_step;
+
 /* fold.h */
 typedef struct {
     index_t src_offset, src_image, src_channel, src_line, left;

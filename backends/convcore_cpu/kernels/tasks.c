@@ -20,9 +20,11 @@ typedef uint32_t u32;
 #include "correlate.h"
 #include "exact.h"
 #include "fold.h"
+#include "grads.h"
 #include "lines.h"
 #include "multiply.h"
 #include "reduce.h"
+#include "taps.h"
 #include "tiles.h"
 #include "weights.h"
 #define SOURCE f32
@@ -36,9 +38,11 @@ typedef uint32_t u32;
 #include "correlate.h"
 #include "exact.h"
 #include "fold.h"
+#include "grads.h"
 #include "lines.h"
 #include "multiply.h"
 #include "reduce.h"
+#include "taps.h"
 #include "tiles.h"
 #include "weights.h"
 #define SOURCE f64
@@ -88,7 +92,8 @@ typedef uint32_t u32;
     {"accumulate_" #type, type##_accumulate}, {"correlate_" #type, type##_correlate}, {"exact_" #type, type##_exact},  \
         {"fold_" #type, type##_fold}, {"lines_" #type, type##_lines}, {"reduce_" #type, type##_reduce},
 #define REAL(type)                                                                                                     \
-    {"multiply_" #type, type##_multiply}, {"tiles_" #type, type##_tiles}, {"weights_" #type, type##_weights},
+    {"grads_" #type, type##_grads}, {"multiply_" #type, type##_multiply}, {"taps_" #type, type##_taps},                \
+        {"tiles_" #type, type##_tiles}, {"weights_" #type, type##_weights},
 #define FROM(source, type)                                                                                             \
     {"pack_" #source "_" #type, pack_##source##_##type}, {"sum_" #source "_" #type, sum_##source##_##type},
 
