@@ -21,6 +21,25 @@ static inline void SOURCED(copy_line)(TYPE *dst, index_t dst_step, const SOURCE 
     }
 }
 
+/* Lines of neighbouring source elements become columns, a square at a time: a cache line is read once. */
+static void SOURCED(turn)(TYPE *dst, index_t dst_line, const SOURCE *src, index_t src_column, index_t lines,
+                          index_t columns) {
+    enum { SQUARE = 16 };
+    TYPE square[SQUARE][SQUARE];
+    for (index_t i = 0; i < lines; i += SQUARE) {
+        const index_t high = lines - i < SQUARE ? lines - i : SQUARE;
+        for (index_t j = 0; j < columns; j += SQUARE) {
+            const index_t wide = columns - j < SQUARE ? columns - j : SQUARE;
+            for (index_t v = 0; v < wide; v++) {
+                for (index_t u = 0; u < high; u++) square[v][u] = (TYPE)src[(j + v) * src_column + i + u];
+            }
+            for (index_t u = 0; u < high; u++) {
+                for (index_t v = 0; v < wide; v++) dst[(i + u) * dst_line + j + v] = square[v][u];
+            }
+        }
+    }
+}
+
 static inline void SOURCED(fill_line)(TYPE *dst, index_t step, index_t count, TYPE fill) {
     for (index_t j = 0; j < count; j++) dst[j * step] = fill;
 }
@@ -47,6 +66,12 @@ static void SOURCED(pack)(const void *step, char *const *buffers, index_t images
     const index_t first = block * z->lines_per_block;
     const index_t last = first + z->lines_per_block < lines.size ? first + z->lines_per_block : lines.size;
     (void)images;
+    const int turned = lines.step == 1 && columns.step != 1 && z->dst_column == 1 && !z->negate && lines.lo == 0 &&
+                       lines.hi == lines.size && columns.lo == 0;
+    if (turned) {
+        SOURCED(turn)(dst + first * z->dst_line, z->dst_line, src + lines.base + columns.base + first, columns.step,
+                      last - first, columns.hi);
+    }
     for (index_t i = first; i < last; i++) {
         TYPE *line = dst + i * z->dst_line;
         const int outside = i < lines.lo || i >= lines.hi;
@@ -56,9 +81,10 @@ static void SOURCED(pack)(const void *step, char *const *buffers, index_t images
         }
         const SOURCE *from = src + (outside ? line_of[i] : lines.base + i * lines.step);
         TYPE *right = line + columns.hi * z->dst_column;
-        SOURCED(copy_line)(line + columns.lo * z->dst_column, z->dst_column,
-                           from + columns.base + columns.lo * columns.step, columns.step, columns.hi - columns.lo,
-                           (int)z->negate);
+        if (!turned)
+            SOURCED(copy_line)(line + columns.lo * z->dst_column, z->dst_column,
+                               from + columns.base + columns.lo * columns.step, columns.step, columns.hi - columns.lo,
+                               (int)z->negate);
         if (column_of) {
             SOURCED(gather)(line, z->dst_column, from, column_of, columns.lo);
             SOURCED(gather)(right, z->dst_column, from, column_of + columns.hi, columns.size - columns.hi);
