@@ -208,7 +208,7 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
         "out_row": padded(rows * direction.result[1], kernel.rows),
         "tile_row": np.arange(kernel.rows) * n * n * lanes,
         "in_offsets": np.arange(n * n) * lanes,
-        "out_offsets": np.arange(m * m) * lanes,
+        "out_offsets": np.arange(m) * m * lanes,
     }
     each: list[tuple[Step, ...]] = []
     for first in range(0, blocks, band):
@@ -276,7 +276,7 @@ def tiles_step(layout: Layout, m: int, lanes: int, offset: int, first_block: int
         "channels_per_task": channels_per_task,
     }
     tables = {
-        "in_offsets": np.arange(points) * lanes,
+        "in_offsets": np.arange(2 * (m + 2)) * m * lanes,
         "out_offsets": np.arange(points) * v_point,
         "fill": np.array([direction.fill], np.float32 if layout.type == "f32" else np.float64),
     }

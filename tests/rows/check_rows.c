@@ -89,6 +89,13 @@ static const struct {
     {"winograd_taps", 2, 4, 3, 1, weight_2},   {"winograd_taps", 4, 6, 3, 1, weight_4},
 };
 
+/* Element (a, b) of a lane; with lines of pixels, lanes are m columns apart and the second line is m columns on. */
+static index_t element(const index_t *offsets, const micro_kernel *row, const char *pixels, int n, int a, int b,
+                       int lane) {
+    if (strcmp(row->algorithm, pixels)) return offsets[a * n + b] + lane;
+    return offsets[n == row->rows ? a : 2 * a + b / row->rows] + lane * row->rows + b % row->rows;
+}
+
 #define TRANSFORM_CHECK(TYPE)                                                                                          \
     static int check_winograd_##TYPE(const micro_kernel *row) {                                                        \
         static TYPE in[MEMORY], out[MEMORY];                                                                           \
@@ -99,7 +106,10 @@ static const struct {
         const double *matrix = transforms[which].matrix;                                                               \
         const transform_loop loop = {in_offsets, out_offsets, 2, &not_finite};                                         \
         for (int i = 0; i < MEMORY; i++) in[i] = (TYPE)draw();                                                         \
-        for (int i = 0; i < 36; i++) in_offsets[i] = 3 + i * 40, out_offsets[i] = 5 + i * 50;                          \
+        for (int i = 0; i < 36; i++) in_offsets[i] = 3 + i * 150 % 3900, out_offsets[i] = 5 + i * 40;                  \
+        if (!strcmp(row->algorithm, "winograd_output")) {                                                              \
+            for (int i = 0; i < 4; i++) out_offsets[i] = 5 + i * 150;                                                  \
+        }                                                                                                              \
         ((transform_function *)row->function)(&loop, in, out);                                                         \
         for (int i = 0; i < to; i++) {                                                                                 \
             for (int j = 0; j < to; j++) {                                                                             \
@@ -109,10 +119,11 @@ static const struct {
                         for (int b = 0; b < from; b++) {                                                               \
                             sum += matrix[transposed ? a * to + i : i * from + a] *                                    \
                                    matrix[transposed ? b * to + j : j * from + b] *                                    \
-                                   (double)in[in_offsets[a * from + b] + lane];                                        \
+                                   (double)in[element(in_offsets, row, "winograd_input", from, a, b, lane)];           \
                         }                                                                                              \
                     }                                                                                                  \
-                    const double error = (double)out[out_offsets[i * to + j] + lane] - sum;                            \
+                    const double error =                                                                               \
+                        (double)out[element(out_offsets, row, "winograd_output", to, i, j, lane)] - sum;               \
                     if (error > 1e-3 || error < -1e-3) return 0;                                                       \
                 }                                                                                                      \
             }                                                                                                          \

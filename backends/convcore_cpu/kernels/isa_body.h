@@ -15,6 +15,8 @@ typedef VECTOR(int32_t) f32_mask;
 typedef VECTOR(int64_t) f64_mask;
 typedef VECTOR(int64_t) i64_mask;
 
+enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
+
 #define TYPE f32
 #include "dot.h"
 #include "outer.h"

@@ -17,6 +17,9 @@ enum { MAX_TILE_ROWS = 16, MAX_TILE_VECTORS = 8, MAX_TILE = 512, MAX_TILE_COLUMN
 /* No Winograd transform has more points along an axis. */
 enum { MAX_POINTS = 6 };
 
+/* No vector has more lanes. */
+enum { MAX_LANES = 16 };
+
 /* The loop of an outer-product micro-kernel; outer.h has its formula. */
 typedef struct {
     const index_t *offsets; /* length pairs (into A, into B), in elements */

@@ -13,18 +13,14 @@
  * transforms.
  */
 
-/* Store the results of `tiles` tiles of one line; element (a, b) of tile t is results[(a*m + b)*lanes + t]. */
-static inline __attribute__((always_inline)) void NAMED(store_line)(const int m, const multiply_sizes *z,
-                                                                    const TYPE *results, index_t lanes, index_t height,
-                                                                    index_t width, index_t tiles, TYPE bias,
-                                                                    TYPE *out) {
-    const index_t whole = z->out_column == 1 ? (width < tiles * m ? width / m : tiles) : 0;
-    const index_t end = width < tiles * m ? width : tiles * m;
-    for (index_t a = 0; a < m && a < height; a++, out += z->out_line, results += m * lanes) {
-        for (index_t t = 0; t < whole; t++) {
-    UNROLL for (int b = 0; b < m; b++) out[t * m + b] = results[b * lanes + t] + bias;
-        }
-        for (index_t x = whole * m; x < end; x++) out[x * z->out_column] = results[x % m * lanes + x / m] + bias;
+/* Store lines of results, m for each line of tiles, as far as they are in the image. */
+static inline void NAMED(store_lines)(const multiply_sizes *z, index_t m, const TYPE *results, index_t pitch,
+                                      index_t height, index_t width, TYPE bias, TYPE *out) {
+    for (index_t a = 0; a < m && a < height; a++, out += z->out_line, results += pitch) {
+        if (z->out_column == 1)
+            for (index_t x = 0; x < width; x++) out[x] = results[x] + bias;
+        else
+            for (index_t x = 0; x < width; x++) out[x * z->out_column] = results[x] + bias;
     }
 }
 
@@ -61,8 +57,8 @@ static void NAMED(multiply)(const void *step, char *const *buffers, index_t imag
                 const index_t j = tile % z->tile_columns, height = z->height - i * m, width = z->width - j * m;
                 const index_t run = z->tile_columns - j < tiles - lane ? z->tile_columns - j : tiles - lane;
                 TYPE *at = out + tile / per_image * z->out_image + i * m * z->out_line + j * m * z->out_column;
-                if (m == 2) NAMED(store_line)(2, z, results + lane, lanes, height, width, run, add, at);
-                else NAMED(store_line)(4, z, results + lane, lanes, height, width, run, add, at);
+                NAMED(store_lines)(z, m, results + lane * m, lanes * m, height, width < run * m ? width : run * m, add,
+                                   at);
                 lane += run;
             }
         }

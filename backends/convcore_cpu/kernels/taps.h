@@ -17,7 +17,7 @@ static void NAMED(taps)(const void *step, char *const *buffers, index_t images, 
     TYPE *out = (TYPE *)buffers[OUT];
     int not_finite = 0;
     const transform_loop loop = {s->in_offsets, s->out_offsets, 1, &not_finite};
-    _Alignas(64) TYPE taps[TAPS * MAX_TILE_COLUMNS];
+    _Alignas(64) TYPE taps[TAPS * MAX_LANES];
     (void)images;
     for (index_t c = first; c < last; c++) {
         ((transform_function *)s->kernel->function)(&loop, src + c * z->src_c, taps);

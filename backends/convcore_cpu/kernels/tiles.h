@@ -5,31 +5,24 @@
  * Tile (image, i, j) is lane `lane` of block `block`: tiles are numbered line by line and on from image to image, so
  * that a block is full however small the images are.  Outside the operand d is the fill; past the last tile it is 0.
  *
- * The elements of a block of tiles of one channel, (m+2)^2 x lanes of them, are gathered on the stack: a line of pixels
- * is copied with its padding, then dealt out m columns at a time.
+ * The lines of a block of tiles of one channel are copied to the stack, each with its padding and m columns for each
+ * tile; a second time moved on by m, for the two columns that a tile shares with its neighbour.
  *
  * A task is one block of tiles by some channels.
  */
+static inline void NAMED(fill_line)(TYPE *line, index_t count, TYPE fill) {
+    for (index_t i = 0; i < count; i++) line[i] = fill;
+}
+
 static inline void NAMED(padded_line)(const tiles_sizes *z, const TYPE *src, index_t x, index_t count, TYPE fill,
                                       TYPE *line) {
     const index_t start = x < 0 ? -x : 0, lo = start < count ? start : count;
     const index_t end = z->width - x < count ? z->width - x : count, hi = end > lo ? end : lo;
-    for (index_t i = 0; i < lo; i++) line[i] = fill;
+    NAMED(fill_line)(line, lo, fill);
     if (z->src_column == 1) memcpy(line + lo, src + x + lo, (size_t)(hi - lo) * sizeof(TYPE));
     else
         for (index_t i = lo; i < hi; i++) line[i] = src[(x + i) * z->src_column];
-    for (index_t i = hi; i < count; i++) line[i] = fill;
-}
-
-/* Deal the pixels of a line out to tiles: element b of tile t is line[t*m + b]. */
-static inline __attribute__((always_inline)) void NAMED(deal)(const int m, const TYPE *line, index_t tiles, TYPE *to,
-                                                              index_t lanes) {
-    for (index_t t = 0; t < tiles; t++) {
-    UNROLL for (int b = 0; b < m; b++) to[b * lanes + t] = line[t * m + b];
-    }
-    for (index_t t = 0; t < tiles; t++) {
-        UNROLL for (int b = m; b < m + 2; b++) to[b * lanes + t] = line[t * m + b];
-    }
+    NAMED(fill_line)(line + hi, count - hi, fill);
 }
 
 static void NAMED(tiles)(const void *step, char *const *buffers, index_t images, index_t task) {
@@ -44,10 +37,9 @@ static void NAMED(tiles)(const void *step, char *const *buffers, index_t images,
     const TYPE fill = *(const TYPE *)s->fill;
     TYPE *v = (TYPE *)buffers[WORKSPACE] + z->dst_offset + block * z->dst_block;
     const transform_loop loop = {s->in_offsets, s->out_offsets, z->lanes / s->kernel->columns, NULL};
-    TYPE line[4 * MAX_TILE_COLUMNS + 2];
-    _Alignas(64) TYPE elements[MAX_POINTS * MAX_POINTS * MAX_TILE_COLUMNS];
+    _Alignas(64) TYPE lines[MAX_POINTS * 2 * 4 * MAX_TILE_COLUMNS];
     if (tiles <= 0) return;
-    if (tiles < z->lanes) memset(elements, 0, sizeof elements);
+    if (tiles < z->lanes) memset(lines, 0, sizeof lines);
     for (index_t channel = first; channel < last; channel++) {
         for (index_t lane = 0; lane < tiles;) {
             const index_t tile = first_tile + lane, image = tile / per_image, i = tile % per_image / z->tile_columns;
@@ -56,15 +48,14 @@ static void NAMED(tiles)(const void *step, char *const *buffers, index_t images,
             const TYPE *plane = src + image * z->src_image + channel * z->src_channel;
             for (index_t a = 0; a < n; a++) {
                 const index_t y = i * m + a - z->top;
-                TYPE *to = elements + a * n * z->lanes + lane;
-                if (y < 0 || y >= z->height) {
-                    for (index_t x = 0; x < run * m + 2; x++) line[x] = fill;
-                } else NAMED(padded_line)(z, plane + y * z->src_line, j * m - z->left, run * m + 2, fill, line);
-                if (m == 2) NAMED(deal)(2, line, run, to, z->lanes);
-                else NAMED(deal)(4, line, run, to, z->lanes);
+                for (index_t moved = 0; moved < 2; moved++) {
+                    TYPE *line = lines + s->in_offsets[2 * a + moved] + lane * m;
+                    if (y < 0 || y >= z->height) NAMED(fill_line)(line, run * m, fill);
+                    else NAMED(padded_line)(z, plane + y * z->src_line, (j + moved) * m - z->left, run * m, fill, line);
+                }
             }
             lane += run;
         }
-        ((transform_function *)s->kernel->function)(&loop, elements, v + channel * z->lanes);
+        ((transform_function *)s->kernel->function)(&loop, lines, v + channel * z->lanes);
     }
 }

@@ -19,7 +19,7 @@ static void NAMED(weights)(const void *step, char *const *buffers, index_t image
     const TYPE *weight = (const TYPE *)buffers[SECOND] + row * z->src_row;
     TYPE *u = (TYPE *)buffers[WORKSPACE] + z->dst_offset + block * z->dst_block;
     const transform_loop loop = {s->in_offsets, s->out_offsets, 1, NULL};
-    _Alignas(64) TYPE taps[TAPS * MAX_TILE_COLUMNS] = {0};
+    _Alignas(64) TYPE taps[TAPS * MAX_LANES] = {0};
     (void)images;
     for (index_t term = first; term < last; term++) {
         for (index_t lane = 0; lane < rows; lane++) {

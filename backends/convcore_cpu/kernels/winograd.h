@@ -1,6 +1,6 @@
 /* Transforms of Winograd's minimal correlation F(m x m, 3 x 3), on blocks of vectors.
  *
- *     out[out_off[i*o + j] + v] = sum_{a, b} L[i][a] * L[j][b] * in[in_off[a*n + b] + v]        0 <= v < vectors*lanes
+ *     out[i, j, v] = sum_{a, b} L[i][a] * L[j][b] * in[a, b, v]        0 <= v < vectors*lanes
  *
  * L is one of five matrices, n columns by o rows.  With y = A^T [(G w G^T) . (B^T x B)] A for a tile of m x m results,
  *
@@ -11,7 +11,10 @@
  *     winograd_grad     A     m    m+2  tile of grad_out           points      (grad_weight is the transpose
  *     winograd_taps     G^T   m+2  3    points                     kernel       of forward in the weight)
  *
- * and what the lanes are is the caller's: tiles, channels or whole kernels that lie side by side.
+ * and what the lanes are is the caller's: tiles, channels or whole kernels that lie side by side.  Element (a, b) of
+ * lane v is in[in_off[a*n + b] + v], and likewise out; but the pixels of x and of results are lines, in which
+ * neighbouring tiles are m columns apart: in[in_off[2*a + b/m] + v*m + b%m], the second line being the first moved on
+ * by m, and out[out_off[a] + v*m + b].
  *
  * Blocking: n*o vectors between the two passes, through L1 where they exceed the registers.
  *
@@ -81,42 +84,110 @@ static inline __attribute__((always_inline)) void NAMED(taps_4)(const NAMED(vect
     g[0] = p[0] + even + (half * 4 + two), g[1] = odd + (half - two) * 2, g[2] = even + (half + two * 4) + p[5];
 }
 
-/* With `watch`, a value that is not finite is reported. */
-static inline __attribute__((always_inline)) void NAMED(transform)(NAMED(line_transform) * line, const int n,
-                                                                   const int o, const int watch,
-                                                                   const transform_loop *loop, const TYPE *in,
-                                                                   TYPE *out) {
+/* Every other lane of two vectors, from lane `first` on. */
+static inline __attribute__((always_inline)) NAMED(vector) NAMED(every)(NAMED(vector) a, NAMED(vector) b, int first) {
+    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
+    NAMED(vector) to;
+#if defined(__clang__)
+    UNROLL for (int i = 0; i < LANES; i++) to[i] = i < LANES / 2 ? a[2 * i + first] : b[2 * i - LANES + first];
+#else
+    NAMED(mask) from;
+    UNROLL for (int i = 0; i < LANES; i++) from[i] = 2 * i + first;
+    to = __builtin_shuffle(a, b, from);
+#endif
+    return to;
+}
+
+/* The lanes of two vectors in turn, from lane `first` on. */
+static inline __attribute__((always_inline)) NAMED(vector) NAMED(in_turn)(NAMED(vector) a, NAMED(vector) b, int first) {
+    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
+    NAMED(vector) to;
+#if defined(__clang__)
+    UNROLL for (int i = 0; i < LANES; i++) to[i] = i % 2 ? b[first + i / 2] : a[first + i / 2];
+#else
+    NAMED(mask) from;
+    UNROLL for (int i = 0; i < LANES; i++) from[i] = first + i / 2 + i % 2 * LANES;
+    to = __builtin_shuffle(a, b, from);
+#endif
+    return to;
+}
+
+/* Deal m vectors of pixels out: lane t of to[b] is pixel t*m + b. */
+static inline __attribute__((always_inline)) void NAMED(deal)(const int m, const TYPE *pixels, NAMED(vector) *to) {
+    const NAMED(vector) *p = (const NAMED(vector) *)pixels;
+    if (m == 2) {
+        to[0] = NAMED(every)(p[0], p[1], 0), to[1] = NAMED(every)(p[0], p[1], 1);
+        return;
+    }
+    const NAMED(vector) even_0 = NAMED(every)(p[0], p[1], 0), even_1 = NAMED(every)(p[2], p[3], 0);
+    const NAMED(vector) odd_0 = NAMED(every)(p[0], p[1], 1), odd_1 = NAMED(every)(p[2], p[3], 1);
+    to[0] = NAMED(every)(even_0, even_1, 0), to[1] = NAMED(every)(odd_0, odd_1, 0);
+    to[2] = NAMED(every)(even_0, even_1, 1), to[3] = NAMED(every)(odd_0, odd_1, 1);
+}
+
+/* The reverse of deal. */
+static inline __attribute__((always_inline)) void NAMED(gather)(const int m, const NAMED(vector) *from, TYPE *pixels) {
+    enum { HALF = VECTOR_BYTES / sizeof(TYPE) / 2 };
+    NAMED(vector) *p = (NAMED(vector) *)pixels;
+    if (m == 2) {
+        p[0] = NAMED(in_turn)(from[0], from[1], 0), p[1] = NAMED(in_turn)(from[0], from[1], HALF);
+        return;
+    }
+    const NAMED(vector) even_0 = NAMED(in_turn)(from[0], from[2], 0), even_1 = NAMED(in_turn)(from[0], from[2], HALF);
+    const NAMED(vector) odd_0 = NAMED(in_turn)(from[1], from[3], 0), odd_1 = NAMED(in_turn)(from[1], from[3], HALF);
+    p[0] = NAMED(in_turn)(even_0, odd_0, 0), p[1] = NAMED(in_turn)(even_0, odd_0, HALF);
+    p[2] = NAMED(in_turn)(even_1, odd_1, 0), p[3] = NAMED(in_turn)(even_1, odd_1, HALF);
+}
+
+/* `form` says which side is lines of pixels, `watch` that results which are not finite are reported. */
+static inline __attribute__((always_inline)) void NAMED(transform)(NAMED(line_transform) *line, const int m,
+                                                                   const int n, const int o, const int form,
+                                                                   const int watch, const transform_loop *loop,
+                                                                   const TYPE *in, TYPE *out) {
+    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
     NAMED(vector) seen = {0}; /* 0, or NaN once there was one or an infinity */
     TYPE sum = 0;
     for (index_t v = 0; v < loop->vectors; v++) {
-        NAMED(vector) half[MAX_POINTS][MAX_POINTS], from[MAX_POINTS], to[MAX_POINTS];
-    UNROLL for (int b = 0; b < n; b++) {
-            UNROLL for (int a = 0; a < n; a++) from[a] = ((const NAMED(vector) *)(in + loop->in_offsets[a * n + b]))[v];
+        NAMED(vector) half[MAX_POINTS][MAX_POINTS], from[2 * MAX_POINTS], to[MAX_POINTS];
+        UNROLL for (int a = 0; a < n; a++) {
+            if (form == PIXELS_IN) {
+                NAMED(deal)(m, in + loop->in_offsets[2 * a] + v * LANES * m, from);
+                NAMED(deal)(m, in + loop->in_offsets[2 * a + 1] + v * LANES * m, from + m);
+            } else {
+                UNROLL for (int b = 0; b < n; b++) {
+                    from[b] = ((const NAMED(vector) *)(in + loop->in_offsets[a * n + b]))[v];
+                }
+            }
             line(from, to);
-            UNROLL for (int i = 0; i < o; i++) half[i][b] = to[i];
+            UNROLL for (int j = 0; j < o; j++) half[j][a] = to[j];
+        }
+        NAMED(vector) all[MAX_POINTS][MAX_POINTS];
+        UNROLL for (int j = 0; j < o; j++) {
+            line(half[j], to);
+            UNROLL for (int i = 0; i < o; i++) all[i][j] = to[i];
         }
         UNROLL for (int i = 0; i < o; i++) {
-            line(half[i], to);
+            if (form == PIXELS_OUT) NAMED(gather)(m, all[i], out + loop->out_offsets[i] + v * LANES * m);
             UNROLL for (int j = 0; j < o; j++) {
-                ((NAMED(vector) *)(out + loop->out_offsets[i * o + j]))[v] = to[j];
-                if (watch) seen += to[j] - to[j];
+                if (form != PIXELS_OUT) ((NAMED(vector) *)(out + loop->out_offsets[i * o + j]))[v] = all[i][j];
+                if (watch) seen += all[i][j] - all[i][j];
             }
         }
     }
-    for (int lane = 0; watch && lane < (int)(VECTOR_BYTES / sizeof(TYPE)); lane++) sum += seen[lane];
+    for (int lane = 0; watch && lane < LANES; lane++) sum += seen[lane];
     if (watch && sum != 0) *loop->not_finite = 1;
 }
 
-#define TRANSFORM(kind, n, o, watch)                                                                                   \
+#define TRANSFORM(kind, n, o, form, watch)                                                                             \
     static inline __attribute__((always_inline)) void NAMED(winograd_##kind)(                                          \
         const int m, const int vectors, const transform_loop *loop, const TYPE *in, TYPE *out) {                       \
         (void)vectors; /* any number */                                                                                \
-        if (m == 2) NAMED(transform)(NAMED(kind##_2), n, o, watch, loop, in, out);                                     \
-        else NAMED(transform)(NAMED(kind##_4), n, o, watch, loop, in, out);                                            \
+        if (m == 2) NAMED(transform)(NAMED(kind##_2), m, n, o, form, watch, loop, in, out);                            \
+        else NAMED(transform)(NAMED(kind##_4), m, n, o, form, watch, loop, in, out);                                   \
     }
-TRANSFORM(input, m + 2, m + 2, 0)
-TRANSFORM(weight, 3, m + 2, 0)
-TRANSFORM(output, m + 2, m, 1)
-TRANSFORM(grad, m, m + 2, 0)
-TRANSFORM(taps, m + 2, 3, 1)
+TRANSFORM(input, m + 2, m + 2, PIXELS_IN, 0)
+TRANSFORM(weight, 3, m + 2, PLAIN, 0)
+TRANSFORM(output, m + 2, m, PIXELS_OUT, 1)
+TRANSFORM(grad, m, m + 2, PLAIN, 0)
+TRANSFORM(taps, m + 2, 3, PLAIN, 1)
 #undef TRANSFORM
