@@ -175,6 +175,15 @@ class TestWinograd:
             result = CPUPlan(problem, make_program(problem, all_rows()))(*operands)
             assert_within(result, problem, *operands, algorithm=problem.algorithm)
 
+    @pytest.mark.parametrize("op", ["forward", "grad_input"])
+    def test_a_large_weight_is_transformed_some_rows_at_a_time(self, op, monkeypatch):
+        monkeypatch.setattr("convcore_cpu.winograd.ROW_BYTES", 1 << 15)
+        problem = make_problem(op, channels=(37, 70), size=(9, 9), algorithm="winograd4")
+        program = make_program(problem, all_rows())
+        assert len(program.each) > 2
+        operands = random_operands(problem)
+        assert_within(CPUPlan(problem, program)(*operands), problem, *operands, algorithm="winograd4")
+
     @pytest.mark.parametrize("m", [2, 4])
     @pytest.mark.parametrize("op", WINOGRAD_OPS)
     def test_an_outlier_disturbs_no_more_than_its_tiles(self, op, m):

@@ -430,7 +430,7 @@ cdef class Engine:
             buffers[kernels.SECOND] = second + image * self.image_bytes[kernels.SECOND]
             buffers[kernels.OUT] = out + image * self.image_bytes[kernels.OUT]
             self.each.run(buffers, images, helpers)
-            if nan_seen:
+            if nan_seen and self.exact.count:
                 self.exact.run(buffers, images, helpers)
                 nan_seen = 0
             image += images

@@ -112,7 +112,7 @@ cdef extern from "kernels/steps.h" nogil:
 
     ctypedef struct weights_sizes:
         index_t src_row, src_term, dst_offset, dst_block
-        index_t rows, terms, term_tasks, terms_per_task
+        index_t first_row, rows, terms, term_tasks, terms_per_task
 
     ctypedef struct weights_step:
         weights_sizes sizes
@@ -127,7 +127,7 @@ cdef extern from "kernels/steps.h" nogil:
         index_t out_image, out_line, out_column
         index_t height, width
         index_t tile_lines, tile_columns, first_block
-        index_t rows, points, length, row_tasks, rows_per_task
+        index_t first_row, last_row, points, length, row_tasks, rows_per_task
 
     ctypedef struct multiply_step:
         multiply_sizes sizes

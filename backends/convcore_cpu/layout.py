@@ -136,11 +136,15 @@ class Layout:
         self.workspace += -(-elements // 16) * 16
         return offset
 
-    def set_batch(self, elements_per_image: int) -> None:
-        """Choose how many images are packed at a time."""
+    def set_batch(self, elements_per_image: int, bytes_at_least: int = 0) -> None:
+        """Choose how many images are packed at a time: BATCH_BYTES, or more where so many bytes are worth it."""
         bytes_per_image = elements_per_image * self.itemsize
         if bytes_per_image:
-            self.batch = max(1, min(self.batch, BATCH_BYTES // bytes_per_image))
+            self.batch = max(1, min(self.batch, max(BATCH_BYTES, bytes_at_least) // bytes_per_image))
+
+    def start_again(self) -> None:
+        """Forget the workspace and the batches of a program laid out before, to lay out another."""
+        self.workspace, self.packed_elements, self.batch = 0, 0, max(self.images, 1)
 
     def program(
         self, algorithm: str, kernel: str, cycles: float, instead: Program | None = None, **stages: Stages

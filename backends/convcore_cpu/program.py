@@ -50,8 +50,8 @@ class Cost:
 class Program:
     """What ``engine.Engine`` runs: ``before`` once, ``each`` for every batch of images, ``after`` once.
 
-    ``exact`` follows ``each`` when a NaN was seen, and ``instead`` follows all when ``after`` saw one.  The steps of a
-    stage are independent of each other.  ``threads`` is an upper limit, None if there is none.
+    When a NaN was seen, ``exact`` follows ``each``, or without one ``instead`` follows all.  The steps of a stage are
+    independent of each other.  ``threads`` is an upper limit, None if there is none.
     """
 
     algorithm: str

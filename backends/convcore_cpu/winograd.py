@@ -23,12 +23,14 @@ from convcore_cpu.tiles import outer_kernel, padded
 
 #: Points of tiles computed at a time stay in the last-level cache (bytes), so do those of the weight.
 POINT_BYTES = 8 << 20
+#: Points of a large weight computed at a time (bytes).
+ROW_BYTES = 4 << 20
 #: Added to the distance between points, so that they do not all fall into the same set of a cache (elements).
 SPREAD = 16
 TAPS = 9
 # What the transforms of a tile take for each channel read and for each written (cycles).
-INPUT_CYCLES = {2: 23.0, 4: 85.0}
-OUTPUT_CYCLES = {2: 11.0, 4: 64.0}
+INPUT_CYCLES = {2: 15.0, 4: 50.0}
+OUTPUT_CYCLES = {2: 8.0, 4: 20.0}
 # What two stages more than direct has take at least (cycles).
 START_CYCLES = 5e4
 
@@ -148,7 +150,7 @@ def _cycles(layout: Layout, m: int) -> float:
     return (
         START_CYCLES
         + points * direction.channels * outer_kernel(layout.micro_kernels, direction.rows, tiles)[0]
-        + weight * (0.7 if weight * layout.itemsize < POINT_BYTES // 2 else 2.0)
+        + weight * (0.7 if weight * layout.itemsize < POINT_BYTES // 2 else 1.2)
         + tiles * (direction.channels * INPUT_CYCLES[m] + direction.rows * OUTPUT_CYCLES[m])
     )
 
@@ -160,92 +162,141 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
     n = m + 2
     tile_lines, tile_columns = direction.tiles(m)
     per_image = tile_lines * tile_columns
-    # The steps that compute a batch again without transforms use the same workspace.
     direct = (forward if layout.problem.op == "forward" else grad_input)(layout)
-    direct_workspace, layout.workspace, layout.packed_elements = layout.workspace, 0, 0
-    layout.set_batch(n * n * direction.channels * per_image)
+    layout.start_again()
+    u_lanes = transform_kernel(layout, "weight", m).lanes
+    u_block = n * n * (direction.channels * u_lanes + SPREAD)
+    u_bytes = -(-direction.rows // u_lanes) * u_block * layout.itemsize
+    # A large weight is worth more tiles at a time: each batch reads all of it.
+    layout.set_batch(n * n * direction.channels * per_image, min(u_bytes, 2 * POINT_BYTES))
     kernel = outer_kernel(layout.micro_kernels, direction.rows, per_image * layout.batch)[1]
     assert kernel is not None
     lanes = kernel.columns
     blocks = -(-per_image * layout.batch // lanes)
-    v_point = direction.channels * lanes + SPREAD
-    block = n * n * v_point
-    band = max(1, min(blocks, POINT_BYTES // (block * layout.itemsize)))
+    block = n * n * (direction.channels * lanes + SPREAD)
+    one_batch = layout.batch == layout.images
+    most = 2 * POINT_BYTES if one_batch and u_bytes > POINT_BYTES else POINT_BYTES
+    band = max(1, min(blocks, most // (block * layout.itemsize)))
     v_offset = layout.reserve(band * block)
-    layout.workspace = max(layout.workspace, direct_workspace)
 
-    weight_transform = transform_kernel(layout, "weight", m)
-    u_lanes = weight_transform.lanes
-    u_point = direction.channels * u_lanes + SPREAD
-    u_block = n * n * u_point
-    u_blocks = -(-direction.rows // u_lanes)
-    u_offset = layout.reserve(u_blocks * u_block)
-    taps = np.arange(TAPS) * u_lanes
-    strides = (layout.channels * TAPS, TAPS)
-    term_tasks, terms_per_task = shares(direction.channels, u_blocks)
-    weights = Step(
-        f"weights_{layout.type}",
-        u_blocks * term_tasks,
-        {
-            "src_row": strides[direction.reverse],
-            "src_term": strides[not direction.reverse],
-            "dst_offset": u_offset,
-            "dst_block": u_block,
-            "rows": direction.rows,
-            "terms": direction.channels,
-            "term_tasks": term_tasks,
-            "terms_per_task": terms_per_task,
-        },
-        False,
-        weight_transform.name,
-        {"in_offsets": taps[::-1].copy() if direction.reverse else taps, "out_offsets": np.arange(n * n) * u_point},
-    )
-    rows = np.arange(direction.rows)
-    terms = np.arange(direction.channels)
-    tables = {
-        "offsets": np.stack([terms * u_lanes, terms * lanes], axis=-1),
-        "a_row": padded(rows // u_lanes * u_block + rows % u_lanes, kernel.rows),
-        "out_row": padded(rows * direction.result[1], kernel.rows),
-        "tile_row": np.arange(kernel.rows) * n * n * lanes,
-        "in_offsets": np.arange(n * n) * lanes,
-        "out_offsets": np.arange(m) * m * lanes,
-    }
+    # Points of the weight that are used once need not go through memory: while some rows are multiplied, the next are
+    # transformed.
+    in_turn = one_batch and band == blocks and u_bytes > 2 * ROW_BYTES
+    rows = _rows_at_once(kernel.rows, u_lanes, u_block * layout.itemsize) if in_turn else direction.rows
+    rows = min(rows, direction.rows)
+    u_size = -(-rows // u_lanes) * u_block
+    u_offsets = layout.reserve(u_size), layout.reserve(u_size if rows < direction.rows else 0)
+    starts = range(0, direction.rows, rows)
+    weights = [
+        _weights_step(layout, m, u_offsets[i % 2], first, min(rows, direction.rows - first))
+        for i, first in enumerate(starts)
+    ]
+    layout.workspace = max(layout.workspace, -(-direct.workspace_bytes // layout.itemsize))
     each: list[tuple[Step, ...]] = []
-    for first in range(0, blocks, band):
-        count = min(band, blocks - first)
-        each.append((tiles_step(layout, m, lanes, v_offset, first, count),))
-        row_tasks, blocks_per_task = shares(-(-direction.rows // kernel.rows), count)
-        sizes = {
-            "a_offset": u_offset,
-            "a_point": u_point,
-            "b_offset": v_offset,
-            "b_block": block,
-            "b_point": v_point,
-            "bias_buffer": BIAS if layout.problem.bias else -1,
-            "out_image": direction.result[0],
-            "out_line": direction.result[2],
-            "out_column": direction.result[3],
-            "height": direction.out_height,
-            "width": direction.out_width,
-            "tile_lines": tile_lines,
-            "tile_columns": tile_columns,
-            "first_block": first,
-            "rows": direction.rows,
-            "points": n * n,
-            "length": direction.channels,
-            "row_tasks": row_tasks,
-            "rows_per_task": blocks_per_task * kernel.rows,
-        }
-        transform = transform_kernel(layout, "output", m, lanes).name
-        each.append((Step(f"multiply_{layout.type}", count * row_tasks, sizes, False, kernel.name, tables, transform),))
+    for first_block in range(0, blocks, band):
+        count = min(band, blocks - first_block)
+        each.append((tiles_step(layout, m, lanes, v_offset, first_block, count),))
+        for i, first in enumerate(starts):
+            step = _multiply_step(
+                layout,
+                m,
+                kernel,
+                (u_offsets[i % 2], v_offset),
+                (first_block, count),
+                (first, min(rows, direction.rows - first)),
+            )
+            each.append((step, *weights[i + 1 : i + 2]))
     return layout.program(
         name,
         f"{kernel.name}, F({m}x{m}, 3x3)",
         _cycles(layout, m),
-        before=((weights,),),
+        before=((weights[0],),),
         each=tuple(each),
-        exact=direct.each + direct.exact,
+        instead=direct,
     )
+
+
+def _rows_at_once(tile_rows: int, lanes: int, block_bytes: int) -> int:
+    """Return how many rows are multiplied at a time: whole tiles, in blocks of the weight with few lanes left over."""
+    blocks = max(1, ROW_BYTES // block_bytes)
+    return max(
+        range(tile_rows, max(tile_rows, blocks * lanes) + 1, tile_rows), key=lambda rows: rows / (-(-rows // lanes))
+    )
+
+
+def _weights_step(layout: Layout, m: int, offset: int, first_row: int, rows: int) -> Step:
+    direction, points = direction_of(layout), (m + 2) ** 2
+    transform = transform_kernel(layout, "weight", m)
+    point = direction.channels * transform.lanes + SPREAD
+    strides = (layout.channels * TAPS, TAPS)
+    blocks = -(-rows // transform.lanes)
+    term_tasks, terms_per_task = shares(direction.channels, blocks)
+    sizes = {
+        "src_row": strides[direction.reverse],
+        "src_term": strides[not direction.reverse],
+        "dst_offset": offset,
+        "dst_block": points * point,
+        "first_row": first_row,
+        "rows": rows,
+        "terms": direction.channels,
+        "term_tasks": term_tasks,
+        "terms_per_task": terms_per_task,
+    }
+    taps = np.arange(TAPS) * transform.lanes
+    tables = {
+        "in_offsets": taps[::-1].copy() if direction.reverse else taps,
+        "out_offsets": np.arange(points) * point,
+    }
+    return Step(f"weights_{layout.type}", blocks * term_tasks, sizes, False, transform.name, tables)
+
+
+def _multiply_step(
+    layout: Layout,
+    m: int,
+    kernel: MicroKernel,
+    offsets: tuple[int, int],
+    blocks: tuple[int, int],
+    rows: tuple[int, int],
+) -> Step:
+    """Return the products of some blocks of tiles by some rows, (first, count) each; ``offsets`` are of both points."""
+    direction, points, lanes = direction_of(layout), (m + 2) ** 2, kernel.columns
+    tile_lines, tile_columns = direction.tiles(m)
+    u_lanes = transform_kernel(layout, "weight", m).lanes
+    u_point, v_point = direction.channels * u_lanes + SPREAD, direction.channels * lanes + SPREAD
+    row_tasks, row_blocks_per_task = shares(-(-rows[1] // kernel.rows), blocks[1])
+    sizes = {
+        "a_offset": offsets[0],
+        "a_point": u_point,
+        "b_offset": offsets[1],
+        "b_block": points * v_point,
+        "b_point": v_point,
+        "bias_buffer": BIAS if layout.problem.bias else -1,
+        "out_image": direction.result[0],
+        "out_line": direction.result[2],
+        "out_column": direction.result[3],
+        "height": direction.out_height,
+        "width": direction.out_width,
+        "tile_lines": tile_lines,
+        "tile_columns": tile_columns,
+        "first_block": blocks[0],
+        "first_row": rows[0],
+        "last_row": rows[0] + rows[1],
+        "points": points,
+        "length": direction.channels,
+        "row_tasks": row_tasks,
+        "rows_per_task": row_blocks_per_task * kernel.rows,
+    }
+    terms, u_rows = np.arange(direction.channels), np.arange(rows[1])
+    tables = {
+        "offsets": np.stack([terms * u_lanes, terms * lanes], axis=-1),
+        "a_row": padded(u_rows // u_lanes * points * u_point + u_rows % u_lanes, kernel.rows),
+        "out_row": np.arange(direction.rows) * direction.result[1],
+        "tile_row": np.arange(kernel.rows) * points * lanes,
+        "in_offsets": np.arange(points) * lanes,
+        "out_offsets": np.arange(m) * m * lanes,
+    }
+    transform = transform_kernel(layout, "output", m, lanes).name
+    return Step(f"multiply_{layout.type}", blocks[1] * row_tasks, sizes, False, kernel.name, tables, transform)
 
 
 def tiles_step(layout: Layout, m: int, lanes: int, offset: int, first_block: int, blocks: int) -> Step:

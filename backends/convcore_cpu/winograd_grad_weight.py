@@ -28,7 +28,7 @@ from convcore_cpu.winograd import (
 )
 
 # What the transform of a tile of grad_out takes for each channel (cycles).
-GRAD_CYCLES = {2: 10.0, 4: 40.0}
+GRAD_CYCLES = {2: 15.0, 4: 30.0}
 # What a point of the weight takes, to be summed up in memory and transformed (cycles).
 SUM_CYCLES = 1.5
 
@@ -40,7 +40,7 @@ def winograd_grad_weight(layout: Layout, m: int | None = None) -> Program:
     tile_lines, tile_columns = direction_of(layout).tiles(m)
     per_image = tile_lines * tile_columns
     direct = grad_weight_direct(layout)
-    layout.workspace, layout.packed_elements, layout.batch = 0, 0, max(layout.images, 1)
+    layout.start_again()
     kernel = outer_kernel(layout.micro_kernels, channels, layout.out_channels)[1]
     assert kernel is not None
     lanes = -(-layout.out_channels // kernel.columns) * kernel.columns

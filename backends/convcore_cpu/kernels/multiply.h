@@ -30,8 +30,8 @@ static void NAMED(multiply)(const void *step, char *const *buffers, index_t imag
     outer_function *const outer = (outer_function *)s->kernel->function;
     const index_t lanes = s->kernel->columns, tile_rows = s->kernel->rows, m = s->transform->rows;
     const index_t block = task / z->row_tasks, first_tile = (z->first_block + block) * lanes;
-    const index_t first_row = task % z->row_tasks * z->rows_per_task;
-    const index_t last_row = first_row + z->rows_per_task < z->rows ? first_row + z->rows_per_task : z->rows;
+    const index_t first_row = z->first_row + task % z->row_tasks * z->rows_per_task;
+    const index_t last_row = first_row + z->rows_per_task < z->last_row ? first_row + z->rows_per_task : z->last_row;
     const index_t per_image = z->tile_lines * z->tile_columns, left_over = per_image * images - first_tile;
     const index_t tiles = left_over < lanes ? left_over : lanes;
     const TYPE *u = (const TYPE *)buffers[WORKSPACE] + z->a_offset;
@@ -44,7 +44,7 @@ static void NAMED(multiply)(const void *step, char *const *buffers, index_t imag
     _Alignas(64) TYPE sums[MAX_POINTS * MAX_POINTS * MAX_TILE], results[4 * 4 * MAX_TILE_COLUMNS];
     if (tiles <= 0) return;
     for (index_t row = first_row; row < last_row; row += tile_rows) {
-        loop.a_row = s->a_row + row;
+        loop.a_row = s->a_row + (row - z->first_row);
         for (index_t point = 0; point < z->points; point++) {
             outer(&loop, u + point * z->a_point, v + point * z->b_point, zeros, sums + point * lanes);
         }

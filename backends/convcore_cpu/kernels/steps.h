@@ -103,7 +103,7 @@ typedef struct {
 /* weights.h */
 typedef struct {
     index_t src_row, src_term, dst_offset, dst_block;
-    index_t rows, terms, term_tasks, terms_per_task;
+    index_t first_row, rows, terms, term_tasks, terms_per_task;
 } weights_sizes;
 typedef struct {
     weights_sizes sizes;
@@ -119,7 +119,7 @@ typedef struct {
     index_t out_image, out_line, out_column;
     index_t height, width; /* of the result */
     index_t tile_lines, tile_columns, first_block;
-    index_t rows, points, length, row_tasks, rows_per_task;
+    index_t first_row, last_row, points, length, row_tasks, rows_per_task;
 } multiply_sizes;
 typedef struct {
     multiply_sizes sizes;

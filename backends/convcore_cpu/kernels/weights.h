@@ -16,7 +16,7 @@ static void NAMED(weights)(const void *step, char *const *buffers, index_t image
     const index_t first = task % z->term_tasks * z->terms_per_task;
     const index_t last = first + z->terms_per_task < z->terms ? first + z->terms_per_task : z->terms;
     const index_t rows = z->rows - row < lanes ? z->rows - row : lanes;
-    const TYPE *weight = (const TYPE *)buffers[SECOND] + row * z->src_row;
+    const TYPE *weight = (const TYPE *)buffers[SECOND] + (z->first_row + row) * z->src_row;
     TYPE *u = (TYPE *)buffers[WORKSPACE] + z->dst_offset + block * z->dst_block;
     const transform_loop loop = {s->in_offsets, s->out_offsets, 1, NULL};
     _Alignas(64) TYPE taps[TAPS * MAX_LANES] = {0};
