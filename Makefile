@@ -17,7 +17,7 @@ OPENCL := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comm
 
 say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
 
-.PHONY: help demo test lint bench bench-cpu clean test-neon
+.PHONY: help demo test lint bench bench-cpu bench-opencl clean test-neon
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ test-neon: ## the NEON micro-kernels, compiled by aarch64-linux-gnu-gcc and run 
 	@aarch64-linux-gnu-gcc -O2 -static -I backends/convcore_cpu/kernels -o build/check_rows \
 	    tests/rows/check_rows.c backends/convcore_cpu/kernels/isa*.c
 	@qemu-aarch64 build/check_rows
+
+bench-opencl: $(VENV)/.bench ## the OpenCL engine on its device, beside the CPU engine and CUDA; ARGS="--device NAME"
+	@$(BIN)/python bench/opencl.py $(ARGS)
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist convcore.egg-info convcore-demo.png

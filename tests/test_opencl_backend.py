@@ -18,7 +18,7 @@ from convcore.spi import KernelBuildError, NoDevice, Problem
 cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed")
 cla = pytest.importorskip("pyopencl.array")
 
-from convcore_opencl import arrays, device, execute, program  # noqa: E402
+from convcore_opencl import arrays, device, execute, plans, program  # noqa: E402
 from convcore_opencl.backend import OpenCLBackend  # noqa: E402
 
 DEVICE_ARRAY = "pyopencl.array.Array"
@@ -126,6 +126,7 @@ def assert_right(p, result, first, second, bias=None):
     assert (np.abs(result - expected) <= allowed).all()
 
 
+ALGORITHMS = tuple(plans.ALGORITHMS)
 GEOMETRIES = {
     "plain": {},
     "strided": {"stride": (2, 3), "image": (2, 3, 9, 11)},
@@ -145,7 +146,7 @@ IN_BOTH_LAYOUTS = ("strided", "asymmetric padding", "groups", "1x1")
 CASES = [(name, "NCHW") for name in GEOMETRIES] + [(name, "NHWC") for name in IN_BOTH_LAYOUTS]
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "register_tile"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
 @pytest.mark.parametrize(("name", "layout"), CASES)
 def test_every_geometry_is_the_formula(backend, name, op, algorithm, layout):
@@ -158,7 +159,7 @@ def test_every_geometry_is_the_formula(backend, name, op, algorithm, layout):
     assert_right(p, plan(*given), *given)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "register_tile"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
 @pytest.mark.parametrize("boundary", ["reflect", "edge", "wrap", "symmetric"])
 @pytest.mark.parametrize(
@@ -217,13 +218,13 @@ def test_a_tiled_gradient_gives_the_same_bits_each_time(backend):
 
 
 def test_a_transposed_convolution_may_ask_for_a_smaller_output(backend):
-    for algorithm in ("direct", "register_tile"):
+    for algorithm in ALGORITHMS:
         p = problem("grad_input", (1, 2, 9, 9), (3, 3, 3), (2, 2), algorithm=algorithm, output_shape=(1, 3, 2, 3))
         given = operands(p)
         assert_right(p, backend.plan(p)(*given), *given)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "register_tile"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(backend, algorithm):
     for op in ("forward", "grad_input", "grad_weight"):
         p = problem(op, (0, 3, 7, 9), algorithm=algorithm)
@@ -232,7 +233,7 @@ def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(backend, algori
         assert not result.any()
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "register_tile"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -248,7 +249,7 @@ def test_nan_and_infinity_go_where_the_formula_sends_them(backend, op, value, al
     np.testing.assert_array_equal(np.isinf(result), np.isinf(expected))
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "register_tile"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
 def test_a_fill_value_of_nan_counts_where_the_formula_has_it(backend, op, algorithm):
     p = problem(op, (1, 2, 5, 10), (3, 3, 3), padding=((2, 1), (2, 1)), algorithm=algorithm, fill_value=np.nan)
@@ -297,7 +298,7 @@ def on_device(backend, p):
 
 
 @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
-@pytest.mark.parametrize("algorithm", ["direct", "register_tile"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_device_arrays_stay_on_the_device(backend, op, algorithm, request):
     host = problem(op, padding=((1, 1), (1, 1)), algorithm=algorithm, bias=op != "grad_weight")
     p, given = on_device(backend, host)
@@ -523,7 +524,7 @@ def test_importing_the_package_does_not_import_pyopencl():
 
 
 def test_every_kernel_file_opens_with_what_it_is_for():
-    for file in ("direct.cl", "sums.cl", "register_tile.cl", "weight_tile.cl"):
+    for file in ("direct.cl", "sums.cl", "register_tile.cl", "row_tile.cl", "row_weight.cl", "weight_tile.cl"):
         text = program.source(file)
         assert text.startswith("/*\n * Purpose\n")
         assert text.count(" * Purpose\n") == 2

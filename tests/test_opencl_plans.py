@@ -78,13 +78,14 @@ def test_a_tile_of_taps_fills_the_accumulators(taps, depth, expected):
     assert tap_tile(taps, depth) == expected
 
 
-def test_small_integer_and_depthwise_problems_are_left_to_the_direct_kernels():
+def test_small_and_integer_problems_are_left_to_the_direct_kernels_and_few_channels_to_rows():
     assert recipe(DENSE, CPU).algorithm == "register_tile"
     assert recipe(INTEGERS, CPU).algorithm == "direct"
+    depthwise = replace(DENSE, weight_shape=(64, 1, 3, 3), groups=64)
+    for op in ("forward", "grad_input", "grad_weight"):
+        assert recipe(replace(depthwise, op=op), CPU).algorithm == "row_tile"
     tiny = replace(DENSE, input_shape=(1, 1, 6, 8), weight_shape=(1, 1, 1, 2), output_shape=(1, 1, 6, 7))
     assert recipe(tiny, CPU).algorithm == "direct"
-    depthwise = replace(GRADIENT, weight_shape=(64, 1, 3, 3), groups=64)
-    assert recipe(depthwise, CPU).algorithm == "direct"
 
 
 def test_a_workspace_limit_chooses_another_algorithm_or_fewer_chunks():
@@ -113,7 +114,7 @@ def test_a_device_without_room_for_the_packed_copy_gets_the_direct_kernels():
         (
             replace(DENSE, algorithm="winograd"),
             CPU,
-            "algorithm 'winograd' is unknown, known are direct, register_tile",
+            "algorithm 'winograd' is unknown, known are direct, register_tile, row_tile",
         ),
         (
             replace(INTEGERS, algorithm="register_tile"),
@@ -129,6 +130,11 @@ def test_a_device_without_room_for_the_packed_copy_gets_the_direct_kernels():
             replace(DENSE, dilation=(1, 70), algorithm="register_tile"),
             CPU,
             "algorithm 'register_tile' takes tiles that span 128 pixels of a row, these span 148",
+        ),
+        (
+            replace(DENSE, dilation=(90, 70), algorithm="row_tile"),
+            CPU,
+            "algorithm 'row_tile' stages 8192 pixels at most, these tiles need 31648",
         ),
         (
             replace(DENSE, op="grad_input", stride=(20, 30), algorithm="register_tile"),

@@ -33,10 +33,16 @@ TAP_ACCUMULATORS = 12
 TILE_PIXELS = (8, 7, 4)
 #: Pixels of a row a tile may span; the kernel keeps them in registers or on the stack.
 WIDEST_SPAN = 128
+#: Rows and vectors of a tile of pixels: at most 12 of the 16 vector registers of AVX2 hold them.
+ROW_TILES = ((4, 1), (4, 2), (4, 3))
+#: Vectors of outputs that grad_weight stages the pixels of at a time.
+SEGMENTS = (1, 2, 4)
+#: Pixels under such a tile that are staged; the kernel keeps them on the stack.
+MOST_STAGED = 8192
 #: Phases of a stride that are worth a launch each.
 MOST_PHASES = 256
 #: Below so many flops the direct kernels, which are compiled once for all geometries, are soon enough done.
-TILING_PAYS = 2_000_000
+TILING_PAYS = 500_000
 
 _INT_MAX = 2**31 - 1
 
@@ -118,17 +124,23 @@ def recipe(problem: Problem, device: Traits) -> Recipe:
     room = device.largest_buffer if problem.workspace_limit is None else problem.workspace_limit
     if problem.algorithm is not None:
         return ALGORITHMS[problem.algorithm](problem, device, room)
-    if _tiling_pays(problem):
-        tiled = register_tile(problem, device, room)
-        if tiled.workspace_bytes <= room:
-            return tiled
+    for algorithm in _preferred(problem):
+        if not _inapplicable(problem, algorithm):
+            tiled = ALGORITHMS[algorithm](problem, device, room)
+            if tiled.workspace_bytes <= room:
+                return tiled
     return direct(problem, device, room)
 
 
-def _tiling_pays(problem: Problem) -> bool:
-    """Small problems are done before a tile is compiled; a lone output channel fills one lane of packed gradients."""
-    depthwise_gradient = problem.op == "grad_weight" and problem.output_shape[1] == problem.groups
-    return problem.flops >= TILING_PAYS and not depthwise_gradient and not _untiled(problem)
+def _preferred(problem: Problem) -> tuple[str, ...]:
+    """Name the tiled algorithms worth a try, best first; small problems are done before a tile is compiled."""
+    if problem.flops < TILING_PAYS:
+        return ()
+    channels = problem.input_shape[1] if problem.op == "grad_input" else problem.output_shape[1]
+    few = channels // problem.groups < _lanes(problem) // 2
+    if few or (problem.op == "grad_weight" and problem.weight_shape[1] == 1):
+        return "row_tile", "register_tile"
+    return ("register_tile",)
 
 
 def refusal(problem: Problem, device: Traits) -> str:
@@ -140,8 +152,8 @@ def refusal(problem: Problem, device: Traits) -> str:
         return f"an extent of {longest} pixels or channels is too large, at most {_INT_MAX}"
     if problem.algorithm is not None and problem.algorithm not in ALGORITHMS:
         return f"algorithm {problem.algorithm!r} is unknown, known are {', '.join(ALGORITHMS)}"
-    if problem.algorithm == "register_tile" and _untiled(problem):
-        return f"algorithm 'register_tile' {_untiled(problem)}"
+    if problem.algorithm is not None and _inapplicable(problem, problem.algorithm):
+        return f"algorithm {problem.algorithm!r} {_inapplicable(problem, problem.algorithm)}"
     return _memory_refusal(problem, device)
 
 
@@ -174,20 +186,32 @@ def _extents(problem: Problem) -> Iterator[int]:
         yield size + sum(padding) + taps * dilation
 
 
-def _untiled(problem: Problem) -> str:
-    """Say why registers cannot tile a problem; empty when they can."""
+def _inapplicable(problem: Problem, algorithm: str) -> str:
+    """Say why an algorithm cannot compute a problem; empty when it can."""
+    if algorithm == "direct":
+        return ""
     if problem.op == "grad_bias":
         return "does not compute grad_bias, which is a sum"
     if problem.result_dtype.kind != "f":
         return f"computes float32 and float64, not {problem.dtypes[0]}"
-    step = problem.stride[1] if problem.op == "forward" else 1
-    span = (max(TILE_PIXELS) - 1) * step + (problem.weight_shape[3] - 1) * problem.dilation[1] + 1
-    if problem.op != "grad_weight" and span > WIDEST_SPAN:
-        return f"takes tiles that span {WIDEST_SPAN} pixels of a row, these span {span}"
     phases_of_stride = math.prod(map(min, problem.stride, problem.input_shape[2:]))
     if problem.op == "grad_input" and phases_of_stride > MOST_PHASES:
         return f"launches {MOST_PHASES} phases of a stride at most, this one has {phases_of_stride}"
+    stride = problem.stride if problem.op != "grad_input" else (1, 1)
+    if algorithm == "row_tile":
+        height, width = (max(tile) for tile in zip(*ROW_TILES, (1, max(SEGMENTS)), strict=True))
+        staged = math.prod(_spans(problem, (height, width * _lanes(problem)), stride))
+        return f"stages {MOST_STAGED} pixels at most, these tiles need {staged}" if staged > MOST_STAGED else ""
+    _, span = _spans(problem, (1, max(TILE_PIXELS)), stride)
+    if problem.op != "grad_weight" and span > WIDEST_SPAN:
+        return f"takes tiles that span {WIDEST_SPAN} pixels of a row, these span {span}"
     return ""
+
+
+def _spans(problem: Problem, tile: Pair, stride: Pair) -> Iterator[int]:
+    """Yield how many rows and columns of the input a tile of the output reads."""
+    for outputs, step, taps, dilation in zip(tile, stride, problem.weight_shape[2:], problem.dilation, strict=True):
+        yield (outputs - 1) * step + (taps - 1) * dilation + 1
 
 
 # ---------------------------------------------------------------- direct
@@ -217,6 +241,10 @@ def direct(problem: Problem, device: Traits, room: int) -> Recipe:
 def _folding(problem: Problem) -> tuple[Any, ...]:
     after = problem.padding[0][1], problem.padding[1][1]
     return *_geometry(problem), after, np.int64(math.prod(problem.input_shape))
+
+
+def _folds(problem: Problem) -> bool:
+    return problem.op == "grad_input" and problem.boundary != "constant" and any(map(any, problem.padding))
 
 
 def _fold(problem: Problem) -> Launch:
@@ -332,7 +360,7 @@ def register_tile(problem: Problem, device: Traits, room: int) -> Recipe:
         workspace[packed] = max(pack.items, 1) * VECTOR_BYTES
         launches += [pack] if pack.items else []
         launches.append(_correlate(problem, dense, packed, device))
-    if problem.op == "grad_input" and problem.boundary != "constant" and any(map(any, problem.padding)):
+    if _folds(problem):
         launches.append(_fold(problem))
     tile = f"tile of {_lanes(problem)} channels x {_pixels(columns.grid)} pixels, {len(workspace)} launch(es)"
     return Recipe("register_tile", tuple(launches), workspace, tile)
@@ -365,12 +393,15 @@ def _dense(problem: Problem, rows: Axis, columns: Axis) -> Dense:
 
 
 def _tile_options(problem: Problem, dense: Dense) -> tuple[str, ...]:
+    return *_dense_options(problem, dense), f"-DPIXELS={_pixels(dense.columns.grid)}"
+
+
+def _dense_options(problem: Problem, dense: Dense) -> tuple[str, ...]:
     if problem.op == "grad_input":
         problem = replace(problem, boundary="constant")  # the output that it reads has none
     return (
         *type_options(problem),
-        f"-DLANES={_lanes(problem)}",
-        f"-DPIXELS={_pixels(dense.columns.grid)}",
+        *_vector_options(problem),
         *_axis_options(dense.rows.taps, dense.rows.stride, dense.rows.dilation, "H"),
         *_axis_options(dense.columns.taps, dense.columns.stride, dense.columns.dilation, "W"),
         f"-DSKIP_OUTSIDE={int(problem.op == 'grad_input')}",
@@ -378,25 +409,31 @@ def _tile_options(problem: Problem, dense: Dense) -> tuple[str, ...]:
 
 
 def _pack_weights(problem: Problem, dense: Dense, packed: str) -> Launch:
+    items = problem.groups * dense.blocks * dense.depth * dense.rows.taps * dense.columns.taps
+    arguments = (
+        *(np.int64(items), np.int32(dense.out_channels // problem.groups), np.int32(dense.depth)),
+        *_weight_steps(problem, dense),
+    )
+    return Launch("register_tile.cl", "pack", _tile_options(problem, dense), items, ("second", packed), arguments)
+
+
+def _weight_steps(problem: Problem, dense: Dense) -> tuple[Any, ...]:
+    """Say where the taps of a dense correlation lie in the weight."""
     rows, columns, taps = dense.rows, dense.columns, problem.weight_shape[2:]
-    items = problem.groups * dense.blocks * dense.depth * rows.taps * columns.taps
     plane = math.prod(taps)
     steps = np.int64(problem.weight_shape[1] * plane), np.int64(plane)
-    arguments = (
-        *(np.int64(items), np.int32(dense.out_channels // problem.groups), np.int32(dense.depth), taps),
+    return (
+        taps,
         np.int64(math.prod(problem.weight_shape) // problem.groups),
         *(steps if problem.op == "forward" else steps[::-1]),
         (rows.first_tap, columns.first_tap),
         (rows.tap_step, columns.tap_step),
     )
-    return Launch("register_tile.cl", "pack", _tile_options(problem, dense), items, ("second", packed), arguments)
 
 
-def _correlate(problem: Problem, dense: Dense, packed: str, device: Traits) -> Launch:
+def _dense_arguments(problem: Problem, dense: Dense) -> tuple[Any, ...]:
     rows, columns = dense.rows, dense.columns
-    tiles = rows.grid * -(-columns.grid // _pixels(columns.grid))
-    items = problem.input_shape[0] * problem.groups * dense.blocks * tiles
-    arguments = (
+    return (
         *(np.int32(dense.channels), dense.image, np.int32(dense.out_channels), dense.result),
         *(np.int32(problem.groups), np.int32(dense.depth)),
         (rows.before, columns.before),
@@ -404,10 +441,77 @@ def _correlate(problem: Problem, dense: Dense, packed: str, device: Traits) -> L
         (rows.step, columns.step),
         (rows.first, columns.first),
         _fill(problem) if problem.op == "forward" else problem.result_dtype.type(0),
-        np.int64(items),
     )
+
+
+def _correlate(problem: Problem, dense: Dense, packed: str, device: Traits) -> Launch:
+    tiles = dense.rows.grid * -(-dense.columns.grid // _pixels(dense.columns.grid))
+    items = problem.input_shape[0] * problem.groups * dense.blocks * tiles
+    arguments = *_dense_arguments(problem, dense), np.int64(items)
     options, buffers = _tile_options(problem, dense), ("first", packed, "bias", "out")
     return Launch("register_tile.cl", "correlate", options, items, buffers, arguments, _tile_group(device))
+
+
+def row_tile(problem: Problem, device: Traits, room: int) -> Recipe:
+    """Keep a tile of neighbouring pixels of one output channel in registers; the pixels it reads are staged."""
+    if problem.op == "grad_weight":
+        return _row_weight(problem, device, room)
+    launches: list[Launch] = []
+    for rows, columns in _dense_axes(problem):
+        dense = _dense(problem, rows, columns)
+        launches.append(_correlate_rows(problem, dense, device))
+    if _folds(problem):
+        launches.append(_fold(problem))
+    height, vectors = _row_tile(problem, dense)
+    tile = f"tile of {height} rows x {vectors * _lanes(problem)} pixels, {len(launches)} launch(es)"
+    return Recipe("row_tile", tuple(launches), notes=tile)
+
+
+def _correlate_rows(problem: Problem, dense: Dense, device: Traits) -> Launch:
+    rows, columns = dense.rows, dense.columns
+    height, vectors = _row_tile(problem, dense)
+    tiles = -(-rows.grid // height) * -(-columns.grid // (vectors * _lanes(problem)))
+    items = problem.input_shape[0] * dense.out_channels * tiles
+    geometry = _dense_arguments(problem, dense)
+    arguments = (*geometry[:6], *_weight_steps(problem, dense), *geometry[6:], np.int64(items))
+    options = (
+        *_dense_options(problem, dense),
+        f"-DTILE_H={height}",
+        f"-DVECTORS={vectors}",
+    )
+    buffers = "first", "second", "bias", "out"
+    return Launch("row_tile.cl", "correlate", options, items, buffers, arguments, _tile_group(device))
+
+
+def _row_weight(problem: Problem, device: Traits, room: int) -> Recipe:
+    """Keep the taps of one pair of channels in registers."""
+    _, depth, *taps = problem.weight_shape
+    lanes, width = _lanes(problem), problem.output_shape[3]
+    height, columns, _ = tap_tile((taps[0], taps[1]), 1)
+    vectors = min(SEGMENTS, key=lambda vectors: -(-width // (vectors * lanes)) * (vectors + 2))
+    options = (
+        *type_options(problem),
+        *_vector_options(problem),
+        *(f"-DTILE_H={height}", f"-DTILE_W={columns}", f"-DVECTORS={vectors}"),
+        *_axis_options(taps[0], problem.stride[0], problem.dilation[0], "H"),
+        *_axis_options(taps[1], problem.stride[1], problem.dilation[1], "W"),
+    )
+    geometry = _geometry(problem)
+    items = problem.weight_shape[0] * depth * -(-taps[0] // height) * -(-taps[1] // columns)
+    arguments = *geometry[:6], geometry[-1], _fill(problem)
+    buffers = "first", "second"
+    launch = Launch("row_weight.cl", "correlate", options, items, buffers, arguments, _tile_group(device))
+    wanted = TILES_WANTED if device.kind == "cpu" else ITEMS_WANTED
+    tile = f"tile of {height}x{columns} taps x {lanes} pixels"
+    return Recipe("row_tile", *_split(problem, launch, wanted, room), tile)
+
+
+def _row_tile(problem: Problem, dense: Dense) -> Pair:
+    """Return the (rows, vectors) that cover the grid in the least time; a tile costs about two vectors of its own."""
+    lanes, grid = _lanes(problem), (dense.rows.grid, dense.columns.grid)
+    return min(
+        ROW_TILES, key=lambda tile: -(-grid[0] // tile[0]) * -(-grid[1] // (tile[1] * lanes)) * (math.prod(tile) + 2)
+    )
 
 
 def _pointwise(axis: Axis, size: int, result_size: int) -> bool:
@@ -421,6 +525,11 @@ def _pixels(grid: int) -> int:
 
 def _lanes(problem: Problem) -> int:
     return VECTOR_BYTES // problem.result_dtype.itemsize
+
+
+def _vector_options(problem: Problem) -> tuple[str, ...]:
+    index = "int" if problem.result_dtype.itemsize == 4 else "long"
+    return f"-DLANES={_lanes(problem)}", f"-DINDEX={index}"
 
 
 def _tile_group(device: Traits) -> int:
@@ -440,7 +549,7 @@ def _weight_tile(problem: Problem, device: Traits, room: int) -> Recipe:
     height, width, channels = tap_tile((taps[0], taps[1]), depth)
     options = (
         *type_options(problem),
-        f"-DLANES={lanes}",
+        *_vector_options(problem),
         *(f"-DTILE_H={height}", f"-DTILE_W={width}", f"-DCHANNELS={channels}"),
         *_axis_options(taps[0], problem.stride[0], problem.dilation[0], "H"),
         *_axis_options(taps[1], problem.stride[1], problem.dilation[1], "W"),
@@ -488,7 +597,11 @@ def _even(size: int, most: int) -> int:
     return -(-size // -(-size // most))
 
 
-ALGORITHMS: dict[str, Callable[[Problem, Traits, int], Recipe]] = {"direct": direct, "register_tile": register_tile}
+ALGORITHMS: dict[str, Callable[[Problem, Traits, int], Recipe]] = {
+    "direct": direct,
+    "register_tile": register_tile,
+    "row_tile": row_tile,
+}
 
 
 # ---------------------------------------------------------------- arguments and options

@@ -5,6 +5,7 @@
  * Specialisation (-D), the same words everywhere
  *   FIRST, SECOND   element types of the two operands, e.g. float, uchar
  *   RESULT          element type of result, bias and sums: float, double or long
+ *   LANES, INDEX    elements of a vector, for kernels that use them, and the integer type as wide as RESULT
  *   NHWC            0 or 1: channels of images are stored outermost or innermost
  *   BOUNDARY_...    what stands beyond the edge: CONSTANT is the fill value; EDGE, WRAP, REFLECT and
  *                   SYMMETRIC are pixels of the image, as numpy.pad has them
@@ -48,3 +49,35 @@ int source(int i, int size) {
     return (i >= 0 && i < size) ? i : -1;
 #endif
 }
+
+#ifdef LANES
+#define CONCATENATE(a, b) a##b
+#define WIDE(type, lanes) CONCATENATE(type, lanes)
+typedef WIDE(RESULT, LANES) vector;
+/* What comparing vectors gives. */
+typedef WIDE(INDEX, LANES) indices;
+/* A vector that may start at any element. */
+typedef vector loose __attribute__((aligned(sizeof(RESULT))));
+
+/* first, first + 1, first + 2, ... */
+indices counted(int first) {
+    union {
+        indices all;
+        INDEX lane[LANES];
+    } count;
+    for (int lane = 0; lane < LANES; ++lane) count.lane[lane] = first + lane;
+    return count.all;
+}
+
+/* Copy STRIDE_W * pitch pixels of row h, whose first is at `line`, from column `left` on, sorted by their phase in
+   the stride: staged[STRIDE_W][pitch].  `inside` says that all columns are; h is -1 for a row of the fill value. */
+void stage(private RESULT *staged, int pitch, global const RESULT *line, int column_step, int left, int h, bool inside,
+           int size, RESULT fill) {
+    for (int phase = 0; phase < STRIDE_W; ++phase, staged += pitch)
+        for (int column = 0; column < pitch; ++column) {
+            const int position = left + phase + column * STRIDE_W;
+            const int w = h < 0 ? -1 : inside ? position : source(position, size);
+            staged[column] = w < 0 ? fill : line[(long)w * column_step];
+        }
+}
+#endif

@@ -39,10 +39,6 @@
  *   Direct Convolutions" (ICML 2018), section 3; the phases, Dumoulin and Visin (2016), section 4.
  */
 
-#define CONCATENATE(a, b) a##b
-#define WIDE(type, lanes) CONCATENATE(type, lanes)
-typedef WIDE(RESULT, LANES) vector;
-
 /* Pixels of a row that a tile reads. */
 #define SPAN ((PIXELS - 1) * STRIDE_W + (TAPS_W - 1) * DILATION_W + 1)
 

@@ -37,10 +37,6 @@
  *   The tile of register_tile.cl with pixels and taps exchanged.
  */
 
-#define CONCATENATE(a, b) a##b
-#define WIDE(type, lanes) CONCATENATE(type, lanes)
-typedef WIDE(RESULT, LANES) vector;
-
 kernel void pack(global const RESULT *g, long g0, global RESULT *packed, long packed0, int out_channels, int2 result,
                  int groups, long items) {
     const long item = get_global_id(0);

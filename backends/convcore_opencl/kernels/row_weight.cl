@@ -1,0 +1,114 @@
+/*
+ * Purpose
+ *   grad_weight with the taps of one pair of channels in registers, a vector of partial sums each, by each
+ *   work-item over a chunk of the reduction: for depthwise and one-channel problems.
+ *
+ * Formula
+ *   dw[chunk][k,c,r,s] = sum_{n,p,q in chunk} g[n,k,p,q] * x[n,c, p * STRIDE_H + r * DILATION_H - before.x,
+ *                                                                q * STRIDE_W + s * DILATION_W - before.y]
+ *
+ * Operands
+ *   x   (N, channels, image.x, image.y)        in the layout of at()
+ *   g   (N, out_channels, result.x, result.y)  in the layout of at()
+ *   dw  (chunks, out_channels, channels / groups, taps.x, taps.y) in row-major order; with one chunk the result
+ *   The number after a buffer is where its first element is.
+ *
+ * Tunables
+ *   LANES             4 or 8   elements of a vector; wider ones abort PoCL 3.0
+ *   TILE_H, TILE_W    1 to 12  taps of a tile; TILE_H * TILE_W is the number of accumulators: at most 12 of the
+ *                              16 vector registers of AVX2
+ *   VECTORS           1 to 8   vectors of output pixels that are staged at a time
+ *
+ * Blocking
+ *   No __local memory, no barrier.  The pixels under VECTORS * LANES neighbouring outputs are staged as in
+ *   row_tile.cl, TILE_H * STRIDE_W * PITCH elements, and so are their gradients.  Then for each vector of
+ *   gradients and each accumulator: one load and one multiply-add.  Lanes are added up at the end, in order.
+ *
+ * The caller guarantees
+ *   items = chunks * out_channels * channels / groups * tiles; more work-items do nothing.  A chunk is `rows` of
+ *   the N * result.x rows.
+ *
+ * Edges
+ *   What lies outside is staged as the fill value.  Products beyond the end of a row are masked, since NaN may be
+ *   among them.  What a tile computes beyond the last tap is not stored.
+ *
+ * Source
+ *   The staging of row_tile.cl with pixels and taps exchanged.
+ */
+
+#define OUTPUTS (VECTORS * LANES)
+/* Columns of one phase of the stride under the outputs. */
+#define PITCH (((OUTPUTS - 1) * STRIDE_W + (TILE_W - 1) * DILATION_W) / STRIDE_W + 1)
+
+/* What tap (r, s) of the tile meets at vector v. */
+#define PIXELS_UNDER(v, r, s)                                                                                          \
+    (*(private const loose *)&staged[r][(s) * DILATION_W % STRIDE_W][(s) * DILATION_W / STRIDE_W + (v) * LANES])
+
+kernel void correlate(global const RESULT *x, long x0, global const RESULT *g, long g0, global RESULT *dw, long dw0,
+                      int channels, int2 image, int out_channels, int2 result, int groups, int2 taps, int2 before,
+                      RESULT fill, long items, long all_rows, long rows) {
+    const long item = get_global_id(0);
+    if (item >= items) return;
+    const int depth = channels / groups;
+    const int2 tiles = (taps + (int2)(TILE_H - 1, TILE_W - 1)) / (int2)(TILE_H, TILE_W);
+    const int s0 = item % tiles.y * TILE_W, r0 = item / tiles.y % tiles.x * TILE_H;
+    const long chunk_pair = item / tiles.y / tiles.x;
+    const int pair = chunk_pair % ((long)out_channels * depth), k = pair / depth;
+    const long chunk = chunk_pair / ((long)out_channels * depth);
+    const int c = k / (out_channels / groups) * depth + pair % depth;
+
+    RESULT staged[TILE_H][STRIDE_W][PITCH], gradients[OUTPUTS];
+    vector sums[TILE_H][TILE_W];
+#pragma unroll
+    for (int r = 0; r < TILE_H; ++r)
+#pragma unroll
+        for (int s = 0; s < TILE_W; ++s) sums[r][s] = 0;
+
+    for (long row = chunk * rows; row < min((chunk + 1) * rows, all_rows); ++row)
+        for (int q = 0; q < result.y; q += OUTPUTS) {
+            const int p = row % result.x, n = row / result.x;
+            const int left = q * STRIDE_W + s0 * DILATION_W - before.y;
+            const bool inside = left >= 0 && left + STRIDE_W * PITCH <= image.y;
+            for (int r = 0; r < TILE_H; ++r) {
+                const int h = source(p * STRIDE_H + (r0 + r) * DILATION_H - before.x, image.x);
+                global const RESULT *line = x + x0 + at(n, c, max(h, 0), 0, channels, image);
+                stage(&staged[r][0][0], PITCH, line, COLUMN_STEP(channels), left, h, inside, image.y, fill);
+            }
+            global const RESULT *line = g + g0 + at(n, k, p, q, out_channels, result);
+            const int left_over = min(result.y - q, OUTPUTS);
+            for (int output = 0; output < OUTPUTS; ++output)
+                gradients[output] = output < left_over ? line[(long)output * COLUMN_STEP(out_channels)] : 0;
+
+            for (int v = 0; v * LANES < left_over; ++v) {
+                const vector gradient = *(private const loose *)&gradients[v * LANES];
+                if ((v + 1) * LANES <= left_over) {
+#pragma unroll
+                    for (int r = 0; r < TILE_H; ++r)
+#pragma unroll
+                        for (int s = 0; s < TILE_W; ++s) sums[r][s] += PIXELS_UNDER(v, r, s) * gradient;
+                    continue;
+                }
+                const indices exists = counted(v * LANES) < (indices)left_over;
+#pragma unroll
+                for (int r = 0; r < TILE_H; ++r)
+#pragma unroll
+                    for (int s = 0; s < TILE_W; ++s)
+                        sums[r][s] += exists ? PIXELS_UNDER(v, r, s) * gradient : (vector)0;
+            }
+        }
+
+    dw += dw0 + chunk_pair * taps.x * taps.y;
+#pragma unroll
+    for (int r = 0; r < TILE_H; ++r)
+#pragma unroll
+        for (int s = 0; s < TILE_W; ++s) {
+            if (r0 + r >= taps.x || s0 + s >= taps.y) continue;
+            union {
+                vector all;
+                RESULT lane[LANES];
+            } sum = {sums[r][s]};
+            RESULT total = 0;
+            for (int lane = 0; lane < LANES; ++lane) total += sum.lane[lane];
+            dw[(r0 + r) * taps.y + s0 + s] = total;
+        }
+}
