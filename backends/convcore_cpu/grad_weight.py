@@ -14,6 +14,10 @@ from convcore_cpu.tiles import dot_kernel, outer_kernel, padded
 
 #: Pixels of grad_out gone through at a time stay in the second-level cache (bytes).
 CHUNK_BYTES = 128 << 10
+#: A panel of grad_out, the channels of one tile, up to here stays in the second-level cache (bytes).
+PANEL_BYTES = 512 << 10
+#: All images are packed at once if that is what it takes to have whole sums (bytes).
+WHOLE_BATCH_BYTES = 16 << 20
 #: Images of up to so many pixels are one table of offsets; of larger ones every line uses the same table.
 TABLE_PIXELS = 1024
 #: Tasks below which the pixels are summed in parts.
@@ -29,20 +33,22 @@ def _parts(tasks: int, units: int) -> int:
 
 @dataclass(frozen=True)
 class Lanes:
-    """grad_out as (image, group, pixel, half, lane) in the workspace, and how long each axis is, in elements."""
+    """grad_out as (image, group, panel, pixel, half, lane) in the workspace, and how long each axis is, in elements."""
 
-    lanes: int
+    columns: int
+    panels: int
     pixel: int
+    panel: int
     group: int
     image: int
 
     @classmethod
     def of(cls, layout: Layout, columns: int) -> Lanes:
-        """Pad the channels of a group to whole tiles of so many columns."""
-        lanes = -(-layout.k_per_group * layout.halves // columns) * columns
-        pixel = layout.halves * lanes
-        group = layout.out_height * layout.out_width * pixel
-        return cls(lanes, pixel, group, layout.groups * group)
+        """Pad the channels of a group to whole panels of so many columns."""
+        panels = -(-layout.k_per_group * layout.halves // columns)
+        pixel = layout.halves * columns
+        panel = layout.out_height * layout.out_width * pixel
+        return cls(columns, panels, pixel, panel, panels * panel, layout.groups * panels * panel)
 
 
 def grad_weight_direct(layout: Layout) -> Program:
@@ -54,11 +60,14 @@ def grad_weight_direct(layout: Layout) -> Program:
     assert kernel is not None
     lanes = Lanes.of(layout, kernel.columns)
     whole_images = layout.out_height * layout.out_width <= TABLE_PIXELS
+    panel_bytes = layout.images * lanes.panel * layout.itemsize
+    complete = layout.halves == 1 and panel_bytes <= PANEL_BYTES
 
     x = layout.in_place(FIRST, lines, columns) or layout.packed(layout.channels, lines, columns)
-    layout.set_batch(lanes.image + x.workspace)
+    layout.set_batch(lanes.image + x.workspace, WHOLE_BATCH_BYTES if complete else 0)
     if not whole_images:
         layout.batch = 1
+    one_batch = layout.batch == layout.images
     x, packing = layout.place(x, FIRST, layout.channels, lines, columns)
     g_offset = layout.reserve(layout.batch * lanes.image)
 
@@ -69,10 +78,11 @@ def grad_weight_direct(layout: Layout) -> Program:
     blocks_per_task = max(1, blocks * layout.groups // TASKS)
     row_tasks = -(-blocks // blocks_per_task)
     parts = _parts(layout.groups * blocks, layout.batch if whole_images else layout.out_height)
-    out_group = len(a_row) * lanes.lanes
+    complete = complete and one_batch and parts == 1
+    padded_lanes = lanes.panels * lanes.columns
+    out_group = len(a_row) * padded_lanes
     out_part = layout.groups * out_group
-    out_offset = layout.reserve(parts * out_part)
-    one_batch = layout.batch == layout.images
+    out_offset = 0 if complete else layout.reserve(parts * out_part)
     sizes = {
         "a_buffer": x.buffer,
         "a_offset": x.offset,
@@ -80,25 +90,33 @@ def grad_weight_direct(layout: Layout) -> Program:
         "a_step": x.image if whole_images else x.pitch,
         "b_offset": g_offset,
         "b_group": lanes.group,
+        "b_panel": lanes.panel,
         "b_step": lanes.image if whole_images else layout.out_width * lanes.pixel,
         "out_offset": out_offset,
         "out_part": out_part,
         "out_group": out_group,
         "groups": layout.groups,
         "parts": parts,
-        "lanes": lanes.lanes,
+        "rows": layout.c_per_group * layout.taps,
+        "columns": layout.k_per_group * layout.halves,
+        "lanes": padded_lanes,
         "length": offsets.size // 2,
         "repeats": 0 if whole_images else layout.out_height,
         "repeats_per_image": int(whole_images),
-        "repeats_at_once": max(1, CHUNK_BYTES // (offsets.size // 2 * lanes.lanes * layout.itemsize)),
+        "repeats_at_once": max(1, CHUNK_BYTES // (offsets.size // 2 * padded_lanes * layout.itemsize)),
         "row_blocks": blocks,
         "row_tasks": row_tasks,
         "blocks_per_task": blocks_per_task,
         "one_batch": int(one_batch),
+        "complete": int(complete),
     }
-    tables = {"offsets": offsets, "a_row": a_row, "out_row": np.arange(len(a_row)) * lanes.lanes}
+    tables = {
+        "offsets": offsets,
+        "a_row": a_row,
+        "out_row": np.arange(len(a_row)) * (kernel.columns if complete else padded_lanes),
+    }
     tasks = parts * layout.groups * row_tasks
-    clear = () if one_batch else (layout.clear(out_offset, parts * layout.groups * len(a_row), lanes.lanes),)
+    clear = () if one_batch else (layout.clear(out_offset, parts * layout.groups * len(a_row), padded_lanes),)
     accumulate = Step(f"accumulate_{layout.type}", tasks, sizes, False, kernel.name, tables)
     reduce = _reduce(
         layout,
@@ -106,7 +124,7 @@ def grad_weight_direct(layout: Layout) -> Program:
         src_offset=out_offset,
         src_part=out_part,
         src_group=out_group,
-        src_row=lanes.lanes,
+        src_row=padded_lanes,
         src_lane=1,
         parts=parts,
         rows=layout.c_per_group * layout.taps,
@@ -118,7 +136,7 @@ def grad_weight_direct(layout: Layout) -> Program:
         cycles * layout.images * layout.groups * layout.out_height * layout.out_width * layout.halves,
         before=(clear,),
         each=((*packing, *_pack_lanes(layout, g_offset, lanes)), (accumulate,)),
-        after=((reduce,),),
+        after=() if complete else ((reduce,),),
     )
 
 
@@ -127,7 +145,7 @@ def _pixel_offsets(layout: Layout, x: Planes, lanes: Lanes, whole_images: bool) 
     p = np.arange(layout.out_height if whole_images else 1)[:, None, None]
     q = np.arange(layout.out_width)[:, None]
     half = np.arange(layout.halves)
-    g = (p * layout.out_width + q) * lanes.pixel + half * lanes.lanes
+    g = (p * layout.out_width + q) * lanes.pixel + half * lanes.columns
     return np.stack([p * x.pitch + q + half * x.channel, g], axis=-1)
 
 
@@ -138,17 +156,22 @@ def _pack_lanes(layout: Layout, offset: int, lanes: Lanes) -> tuple[Step, ...]:
     """
     h, k = layout.halves, layout.k_per_group
     image, channel, _, pixel = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
+    wide = lanes.columns // h
+    panels = np.array(
+        [[wide, 0, min(wide, k - first), first * channel, channel] for first in range(0, k, wide)], np.int64
+    )
     return tuple(
         layout.pack_step(
             SECOND,
             lines=whole(layout.out_height * layout.out_width, pixel),
-            columns=np.array([[lanes.lanes // h, 0, k, 0, channel]], np.int64),
+            columns=panels,
             src_offset=int(row != half),
             src_image=image,
             src_channel=k * channel,
-            dst_offset=offset + row * lanes.lanes + half,
+            dst_offset=offset + row * lanes.columns + half,
             dst_image=lanes.image,
             dst_channel=lanes.group,
+            dst_phase=lanes.panel,
             dst_line=lanes.pixel,
             dst_column=h,
             channels=layout.groups,

@@ -65,11 +65,11 @@ cdef extern from "kernels/steps.h" nogil:
 
     ctypedef struct accumulate_sizes:
         index_t a_buffer, a_offset, a_group, a_step
-        index_t b_offset, b_group, b_step
+        index_t b_offset, b_group, b_panel, b_step
         index_t out_offset, out_part, out_group
-        index_t groups, parts, lanes, length
+        index_t groups, parts, rows, columns, lanes, length
         index_t repeats, repeats_per_image, repeats_at_once
-        index_t row_blocks, row_tasks, blocks_per_task, one_batch
+        index_t row_blocks, row_tasks, blocks_per_task, one_batch, complete
 
     ctypedef struct accumulate_step:
         accumulate_sizes sizes

@@ -1,16 +1,25 @@
-/* grad_weight by outer-product micro-kernels, into the workspace.
+/* grad_weight by outer-product micro-kernels.
  *
  *     partial[part, group, m, j] += sum_{pixels of the part} A[group, m, pixel] * B[group, pixel, j]
  *
- * m runs over (c, r, s), j over the channels of grad_out.  The pixels are gone through `repeats_at_once` lines (or
- * images) at a time, so that their part of B stays in cache for all rows.  Parts split the pixels where there are
- * too few tiles to keep threads busy; their number depends on the problem alone, and reduce.h adds them up in order:
- * the same bits on any number of threads.
+ * m runs over (c, r, s), j over the channels of grad_out, which lie in panels as wide as a tile.  Where a tile goes
+ * through all pixels at once (`complete`) it is turned and stored in the weight; that takes a panel that stays in the
+ * second-level cache for all rows.  Otherwise partial sums are kept in the workspace: the pixels are gone through
+ * `repeats_at_once` lines (or images) at a time, so that their part of B stays in cache for all rows.  Parts split the
+ * pixels where there are too few tiles to keep threads busy; their number depends on the problem alone, and reduce.h
+ * adds them up in order: the same bits on any number of threads.
  *
  * The workspace starts as zeros, or as anything when there is but one batch.
  *
  * A task is some blocks of rows of one group and part.  Rows and lanes are padded to whole tiles.
  */
+static void NAMED(store_turned)(const TYPE *tile, index_t columns, index_t wide, index_t high, TYPE *out,
+                                index_t out_column) {
+    for (index_t j = 0; j < wide; j++) {
+        for (index_t m = 0; m < high; m++) out[j * out_column + m] = tile[m * columns + j];
+    }
+}
+
 static void NAMED(accumulate)(const void *step, char *const *buffers, index_t images, index_t task) {
     const accumulate_step *s = step;
     const accumulate_sizes *z = &s->sizes;
@@ -25,15 +34,32 @@ static void NAMED(accumulate)(const void *step, char *const *buffers, index_t im
     const TYPE *b = (const TYPE *)buffers[WORKSPACE] + z->b_offset + group * z->b_group;
     TYPE *out = (TYPE *)buffers[WORKSPACE] + z->out_offset + part * z->out_part + group * z->out_group;
     const TYPE zeros[MAX_TILE_ROWS] = {0};
+    const index_t tile_rows = s->kernel->rows, tile_columns = s->kernel->columns;
     outer_loop loop = {.offsets = s->offsets, .length = z->length, .a_step = z->a_step, .b_step = z->b_step};
+    if (z->complete) {
+        _Alignas(64) TYPE tile[MAX_TILE];
+        TYPE *weight = (TYPE *)buffers[OUT] + group * z->columns * z->rows;
+        loop.repeats = repeats;
+        loop.out_row = s->out_row;
+        for (index_t j = 0; j < z->columns; j += tile_columns, b += z->b_panel) {
+            const index_t wide = z->columns - j < tile_columns ? z->columns - j : tile_columns;
+            for (index_t block = first_block; block < last_block; block++) {
+                const index_t row = block * tile_rows, high = z->rows - row < tile_rows ? z->rows - row : tile_rows;
+                loop.a_row = s->a_row + row;
+                outer(&loop, a, b, zeros, tile);
+                NAMED(store_turned)(tile, tile_columns, wide, high, weight + j * z->rows + row, z->rows);
+            }
+        }
+        return;
+    }
     for (index_t at = first; at < last; at += z->repeats_at_once) {
         loop.repeats = last - at < z->repeats_at_once ? last - at : z->repeats_at_once;
         for (index_t block = first_block; block < last_block; block++) {
-            loop.a_row = s->a_row + block * s->kernel->rows;
-            loop.out_row = s->out_row + block * s->kernel->rows;
-            for (index_t j = 0; j < z->lanes; j += s->kernel->columns) {
-                outer(&loop, a + at * z->a_step, b + at * z->b_step + j, z->one_batch && at == first ? zeros : NULL,
-                      out + j);
+            const TYPE *panel = b + at * z->b_step;
+            loop.a_row = s->a_row + block * tile_rows;
+            loop.out_row = s->out_row + block * tile_rows;
+            for (index_t j = 0; j < z->lanes; j += tile_columns, panel += z->b_panel) {
+                outer(&loop, a + at * z->a_step, panel, z->one_batch && at == first ? zeros : NULL, out + j);
             }
         }
     }

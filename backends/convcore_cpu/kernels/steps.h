@@ -51,16 +51,16 @@ typedef struct {
 /* accumulate.h */
 typedef struct {
     index_t a_buffer, a_offset, a_group, a_step;
-    index_t b_offset, b_group, b_step;
+    index_t b_offset, b_group, b_panel, b_step;
     index_t out_offset, out_part, out_group;
-    index_t groups, parts, lanes, length;
+    index_t groups, parts, rows, columns, lanes, length; /* lanes: columns, padded to whole tiles */
     index_t repeats, repeats_per_image, repeats_at_once;
-    index_t row_blocks, row_tasks, blocks_per_task, one_batch;
+    index_t row_blocks, row_tasks, blocks_per_task, one_batch, complete;
 } accumulate_sizes;
 typedef struct {
     accumulate_sizes sizes;
     const micro_kernel *kernel;
-    const index_t *offsets, *a_row, *out_row;
+    const index_t *offsets, *a_row, *out_row; /* out_row: of a tile, if it is complete */
 } accumulate_step;
 
 /* lines.h */
