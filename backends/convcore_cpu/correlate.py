@@ -159,7 +159,13 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
         """Return one for each gather, or none at all."""
         found, cycles = [], 0.0
         for gather in direction.gathers:
-            per_term, kernel = outer_kernel(layout.micro_kernels, len(direction.rows), gather.pixels(planes), fits=fits)
+            per_term, kernel = outer_kernel(
+                layout.micro_kernels,
+                len(direction.rows),
+                gather.pixels(planes),
+                fits=fits,
+                a_stride=direction.weight_row,
+            )
             if kernel is None:
                 return [], cycles
             found.append(kernel)

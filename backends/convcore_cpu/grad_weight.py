@@ -55,7 +55,7 @@ def grad_weight_direct(layout: Layout) -> Program:
     """Lay out grad_weight as outer products: rows are (c, r, s), lanes the out_channels, terms the pixels."""
     lines, line_taps, columns, column_taps = layout.forward_axes()
     cycles, kernel = outer_kernel(
-        layout.micro_kernels, layout.c_per_group * layout.taps, layout.k_per_group * layout.halves
+        layout.micro_kernels, layout.c_per_group * layout.taps, layout.k_per_group * layout.halves, far=True
     )
     assert kernel is not None
     lanes = Lanes.of(layout, kernel.columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,7 +12,13 @@ from convcore_cpu.engine import MicroKernel
 
 
 def outer_kernel(
-    micro_kernels: Iterable[MicroKernel], rows: int, columns: int, *, fits: bool = False
+    micro_kernels: Iterable[MicroKernel],
+    rows: int,
+    columns: int,
+    *,
+    fits: bool = False,
+    a_stride: int = 1,
+    far: bool = False,
 ) -> tuple[float, MicroKernel | None]:
     """Return the cycles one term of the sum takes, and the outer-product micro-kernel that takes the fewest.
 
@@ -23,9 +30,13 @@ def outer_kernel(
         To be covered by tiles.
     fits : bool
         Whether no tile may be wider than ``columns``; if none is that narrow, the answer is (inf, None).
+    a_stride : int
+        Elements from row to row of A.
+    far : bool
+        Whether B comes from the second-level cache for every tile.
     """
     candidates = [
-        (-(-rows // row.rows) * -(-columns // row.columns) * _outer_cycles(row), row)
+        (-(-rows // row.rows) * -(-columns // row.columns) * _outer_cycles(row, a_stride, far), row)
         for row in micro_kernels
         if row.algorithm == "outer" and (row.columns <= columns or not fits)
     ]
@@ -43,17 +54,29 @@ def dot_kernel(micro_kernels: Iterable[MicroKernel], taps: int, width: int) -> t
     return min(candidates, key=lambda candidate: candidate[0])
 
 
-def _outer_cycles(row: MicroKernel) -> float:
+def _outer_cycles(row: MicroKernel, a_stride: int, far: bool) -> float:
     """Return the cycles one term of the sum takes a tile: by arithmetic, loads or latency, and one for the loop.
 
     Of vectors of 64 bytes a core multiplies one in a cycle, of narrower ones two; one of 64 bytes that starts anywhere
-    lies in two cache lines, and costs two loads.
+    lies in two cache lines, and costs two loads.  The second-level cache gives half of what the first does.
     """
     vectors = row.columns // row.lanes
     wide = row.isa == "avx512"
     arithmetic = row.rows * vectors * (1.0 if wide else 0.5)
-    loads = 0.5 * row.rows + vectors * (1.0 if wide else 0.5)
-    return max(arithmetic, loads, 4.0) + 1.0
+    loads = 0.5 * row.rows + vectors * (1.0 if wide else 0.5) * (2.0 if far else 1.0)
+    return max(arithmetic, loads, 4.0) + 1.0 + row.rows * _miss_cycles(row, a_stride)
+
+
+def _miss_cycles(row: MicroKernel, a_stride: int) -> float:
+    """Return what an element of A costs more because its line has left the first-level cache.
+
+    Each row of a tile is a line read element by element; those of a set, 8 of which stay, push each other out.  Rows
+    a multiple of 4 KiB apart are all in one: 1024->512 1x1 14x14 takes 3.1 ms by tiles of 14 rows, 2.1 by tiles of 8.
+    """
+    itemsize = 4 if row.dtype == "f32" else 8
+    lines = [m * a_stride * itemsize // 64 for m in range(row.rows)]
+    crowd = max(Counter(line % 64 for line in set(lines)).values())
+    return 1.0 if crowd > 8 else 0.0
 
 
 def padded(rows: np.ndarray, multiple: int) -> np.ndarray:
