@@ -27,6 +27,8 @@ POINT_BYTES = 8 << 20
 ROW_BYTES = 4 << 20
 #: Added to the distance between points, so that they do not all fall into the same set of a cache (elements).
 SPREAD = 16
+#: Rounding errors measured, as multiples of direct's.
+ERRORS = {2: 0.9, 4: 2.9}
 TAPS = 9
 # What the transforms of a tile take for each channel read and for each written (cycles).
 INPUT_CYCLES = {2: 15.0, 4: 50.0}
@@ -122,6 +124,11 @@ def allowed(problem: Problem) -> tuple[int, ...]:
     return (2,) if problem.accuracy == "strict" else (2, 4)
 
 
+def described(m: int) -> str:
+    """Return what ``explain()`` says of a size of tile."""
+    return f"F({m}x{m}, 3x3), whose error is up to {ERRORS[m]} times that of direct"
+
+
 def admit(layout: Layout, m: int | None, cycles: Callable[[Layout, int], float]) -> tuple[str, int]:
     """Return the name of the algorithm and the size of tile, the best that is allowed if none is given.
 
@@ -146,11 +153,12 @@ def _cycles(layout: Layout, m: int) -> float:
     """Estimate the cycles of one core; the constants were measured with AVX-512."""
     direction, points = direction_of(layout), (m + 2) ** 2
     tiles = layout.images * math.prod(direction.tiles(m))
-    weight = points * direction.rows * direction.channels
+    kernels = direction.rows * direction.channels
+    in_cache = kernels * points * layout.itemsize < POINT_BYTES // 2
     return (
         START_CYCLES
         + points * direction.channels * outer_kernel(layout.micro_kernels, direction.rows, tiles)[0]
-        + weight * (0.7 if weight * layout.itemsize < POINT_BYTES // 2 else 1.2)
+        + kernels * (0.7 * points if in_cache else 15 + 0.9 * points)
         + tiles * (direction.channels * INPUT_CYCLES[m] + direction.rows * OUTPUT_CYCLES[m])
     )
 
@@ -208,7 +216,7 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
             each.append((step, *weights[i + 1 : i + 2]))
     return layout.program(
         name,
-        f"{kernel.name}, F({m}x{m}, 3x3)",
+        f"{kernel.name}, {described(m)}",
         _cycles(layout, m),
         before=((weights[0],),),
         each=tuple(each),

@@ -21,6 +21,7 @@ from convcore_cpu.winograd import (
     START_CYCLES,
     TAPS,
     admit,
+    described,
     direction_of,
     shares,
     tiles_step,
@@ -153,7 +154,7 @@ def winograd_grad_weight(layout: Layout, m: int | None = None) -> Program:
     )
     return layout.program(
         name,
-        f"{kernel.name}, F({m}x{m}, 3x3)",
+        f"{kernel.name}, {described(m)}",
         _cycles(layout, m),
         before=() if one_band else ((layout.clear(sums_offset, points * len(a_row), lanes),),),
         each=tuple(each),

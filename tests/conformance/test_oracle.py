@@ -92,6 +92,24 @@ class TestTolerance:
         result, operands = self.right()
         assert_within(result + 0.9 * allowed_error(self.problem, *operands).astype(np.float32), self.problem, *operands)
 
+    @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+    def test_winograd_is_held_to_the_largest_pixel_of_a_tile(self, op):
+        problem = make_problem(op, images=1, channels=(2, 2), size=(40, 40), bias=False)
+        first, second, _ = random_operands(problem)
+        plain, outlier = first.copy(), first.copy()
+        outlier[0, 0, 20, 20] = 1e4
+        for algorithm, reach in (("winograd2", 3), ("winograd4", 5)):
+            changed = allowed_error(problem, outlier, second, algorithm=algorithm) > allowed_error(
+                problem, plain, second, algorithm=algorithm
+            )
+            if op == "grad_weight":
+                assert changed[:, 0].all()
+                assert not changed[:, 1].any()
+                continue
+            lines = np.flatnonzero(changed.any(axis=(0, 1, 3)))
+            assert lines[-1] - lines[0] == 2 * reach + 2
+            assert not np.isnan(allowed_error(problem, outlier * np.float32("inf"), second, algorithm=algorithm)).any()
+
     def test_names_the_worst_element(self):
         result, operands = self.right()
         result[1, 2, 3, 4] += 0.5
