@@ -123,8 +123,18 @@ class TestPrograms:
         problem = make_problem("grad_weight", dtypes=("complex64",) * 2, algorithm="dot")
         assert CPUBackend().supports(problem) == "its algorithm 'dot' does not know complex numbers"
 
+    @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+    def test_a_workspace_limit_is_kept_by_smaller_batches(self, op):
+        problem = make_problem(op, images=7, channels=(3, 5), size=(12, 13), padding=((1, 1), (1, 1)))
+        wanted = make_program(problem, all_rows())
+        limited = dataclasses.replace(problem, workspace_limit=wanted.workspace_bytes - 1)
+        program = make_program(limited, all_rows())
+        assert program.workspace_bytes <= limited.workspace_limit
+        operands = random_operands(problem)
+        assert_within(CPUPlan(limited, program)(*operands), problem, *operands, algorithm=program.algorithm)
+
     def test_a_workspace_limit_is_kept_or_refused(self):
-        problem = make_problem("forward", padding=((1, 1), (1, 1)))
+        problem = make_problem("forward", images=1, padding=((1, 1), (1, 1)))
         needed = make_program(problem, all_rows()).workspace_bytes
         assert CPUBackend().supports(dataclasses.replace(problem, workspace_limit=needed)) is True
         assert CPUBackend().supports(dataclasses.replace(problem, workspace_limit=needed - 1)) == (

@@ -78,7 +78,9 @@ class Planes:
 class Layout:
     """The quantities every program of a problem needs, and the workspace as it fills."""
 
-    def __init__(self, problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None) -> None:
+    def __init__(
+        self, problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None, most_images: int
+    ) -> None:
         self.problem = problem
         self.type = _TYPES[problem.result_dtype.str[1:]]
         self.itemsize = 4 if self.type == "f32" else 8
@@ -96,7 +98,8 @@ class Layout:
         self.workspace = 0
         #: Elements that packing steps write, of all images.
         self.packed_elements = 0
-        self.batch = max(self.images, 1)
+        self.most_images = max(min(self.images, most_images), 1)
+        self.batch = self.most_images
 
     # -- the operands as they lie in memory --
 
@@ -144,7 +147,7 @@ class Layout:
 
     def start_again(self) -> None:
         """Forget the workspace and the batches of a program laid out before, to lay out another."""
-        self.workspace, self.packed_elements, self.batch = 0, 0, max(self.images, 1)
+        self.workspace, self.packed_elements, self.batch = 0, 0, self.most_images
 
     def program(
         self, algorithm: str, kernel: str, cycles: float, instead: Program | None = None, **stages: Stages

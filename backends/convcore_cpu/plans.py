@@ -42,21 +42,22 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
         raise UnsupportedError(
             f"it has no algorithm {problem.algorithm!r} for {problem.op}; it has {', '.join(map(repr, builders))}"
         )
-    names = builders if problem.algorithm is None else (problem.algorithm,)
-    programs, reasons = [], []
-    for name in names:
-        try:
-            programs.append(builders[name](Layout(problem, micro_kernels, threads)))
-        except UnsupportedError as reason:
-            reasons.append(str(reason))
-    if not programs:
-        raise UnsupportedError("; ".join(reasons))
     limit = math.inf if problem.workspace_limit is None else problem.workspace_limit
-    small = [program for program in programs if program.workspace_bytes <= limit]
-    if not small:
-        least = min(program.workspace_bytes for program in programs)
-        raise UnsupportedError(f"it needs {least} bytes of workspace, workspace_limit is {limit}")
-    return min(small, key=lambda program: program.cost.seconds)
+    # One image at a time takes the least workspace.
+    for most_images in (problem.input_shape[0], 1):
+        programs, reasons = [], []
+        for name in builders if problem.algorithm is None else (problem.algorithm,):
+            try:
+                programs.append(builders[name](Layout(problem, micro_kernels, threads, most_images)))
+            except UnsupportedError as reason:
+                reasons.append(str(reason))
+        if not programs:
+            raise UnsupportedError("; ".join(reasons))
+        small = [program for program in programs if program.workspace_bytes <= limit]
+        if small:
+            return min(small, key=lambda program: program.cost.seconds)
+    least = min(program.workspace_bytes for program in programs)
+    raise UnsupportedError(f"it needs {least} bytes of workspace, workspace_limit is {limit}")
 
 
 def _grad_bias(layout: Layout) -> Program:
