@@ -32,7 +32,8 @@
  *
  * Edges
  *   Tiles whose pixels are all inside read them directly; others look each one up.  What lies outside is the
- *   fill value, or with SKIP_OUTSIDE (grad_input) does not exist, and then not even NaN weights count.
+ *   fill value, or with SKIP_OUTSIDE (grad_input) does not exist: rows are passed over, and a column's zero is
+ *   harmless but for an infinite or NaN weight, whose products are masked.
  *
  * Source
  *   The packing and the tile follow Zhang, Franchetti and Low, "High Performance Zero-Memory Overhead
@@ -57,13 +58,6 @@ kernel void pack(global const RESULT *weight, long weight0, global RESULT *packe
     for (int lane = 0; lane < LANES; ++lane) packed[lane] = k + lane < out_per_group ? weight[lane * out_step] : 0;
 }
 
-/* The packed weights of one tap, or zeros where its pixel does not exist. */
-#if SKIP_OUTSIDE
-#define COUNTED(weights, exists) ((exists) ? (weights) : (vector)0)
-#else
-#define COUNTED(weights, exists) (weights)
-#endif
-
 kernel void correlate(global const RESULT *in, long in0, global const vector *packed, long packed0,
                       global const RESULT *bias, long bias0, global RESULT *out, long out0, int channels, int2 image,
                       int out_channels, int2 result, int groups, int depth, int2 before, int2 grid, int2 step,
@@ -78,9 +72,16 @@ kernel void correlate(global const RESULT *in, long in0, global const vector *pa
     const int group = block / blocks, k = group * per_group + block % blocks * LANES;
     const int top = i * STRIDE_H - before.x, left = j * STRIDE_W - before.y;
     const int column_step = COLUMN_STEP(channels);
-    const bool inside = top >= 0 && top + (TAPS_H - 1) * DILATION_H < image.x && left >= 0 && left + SPAN <= image.y;
+    const bool rows_count = SKIP_OUTSIDE || (top >= 0 && top + (TAPS_H - 1) * DILATION_H < image.x);
+    const bool inside = rows_count && left >= 0 && left + SPAN <= image.y;
 
     global const vector *taps = packed + packed0 + (long)block * depth * TAPS_H * TAPS_W;
+#if SKIP_OUTSIDE
+    /* 0 * w is 0 unless w is infinite or NaN. */
+    vector zero = 0;
+    for (int tap = 0; tap < depth * TAPS_H * TAPS_W && !inside; ++tap) zero += 0 * taps[tap];
+    const bool finite = !any(zero != 0);
+#endif
     vector sums[PIXELS];
 #pragma unroll
     for (int pixel = 0; pixel < PIXELS; ++pixel) sums[pixel] = 0;
@@ -88,6 +89,9 @@ kernel void correlate(global const RESULT *in, long in0, global const vector *pa
     for (int c = group * depth; c < (group + 1) * depth; ++c)
         for (int r = 0; r < TAPS_H; ++r, taps += TAPS_W) {
             const int h = source(top + r * DILATION_H, image.x);
+#if SKIP_OUTSIDE
+            if (h < 0) continue;
+#endif
             if (inside) {
                 global const RESULT *row = in + in0 + at(n, c, h, left, channels, image);
 #pragma unroll
@@ -100,21 +104,29 @@ kernel void correlate(global const RESULT *in, long in0, global const vector *pa
                 continue;
             }
             RESULT row[SPAN];
-            bool exists[SPAN];
 #pragma unroll
             for (int span = 0; span < SPAN; ++span) {
                 const int w = source(left + span, image.y);
-                exists[span] = h >= 0 && w >= 0;
-                row[span] = exists[span] ? in[in0 + at(n, c, h, w, channels, image)] : fill;
+                row[span] = (h < 0 || w < 0) ? fill : in[in0 + at(n, c, h, w, channels, image)];
             }
+#if SKIP_OUTSIDE
+            if (!finite) {
+#pragma unroll
+                for (int s = 0; s < TAPS_W; ++s)
+#pragma unroll
+                    for (int pixel = 0; pixel < PIXELS; ++pixel) {
+                        const int span = pixel * STRIDE_W + s * DILATION_W;
+                        sums[pixel] += source(left + span, image.y) < 0 ? (vector)0 : row[span] * taps[s];
+                    }
+                continue;
+            }
+#endif
 #pragma unroll
             for (int s = 0; s < TAPS_W; ++s) {
                 const vector tap = taps[s];
 #pragma unroll
-                for (int pixel = 0; pixel < PIXELS; ++pixel) {
-                    const int span = pixel * STRIDE_W + s * DILATION_W;
-                    sums[pixel] += row[span] * COUNTED(tap, exists[span]);
-                }
+                for (int pixel = 0; pixel < PIXELS; ++pixel)
+                    sums[pixel] += row[pixel * STRIDE_W + s * DILATION_W] * tap;
             }
         }
 
