@@ -84,6 +84,8 @@ def test_small_and_integer_problems_are_left_to_the_direct_kernels_and_few_chann
     depthwise = replace(DENSE, weight_shape=(64, 1, 3, 3), groups=64)
     for op in ("forward", "grad_input", "grad_weight"):
         assert recipe(replace(depthwise, op=op), CPU).algorithm == "row_tile"
+    first_layer = replace(DENSE, op="grad_input", input_shape=(1, 3, 56, 56), weight_shape=(64, 3, 3, 3))
+    assert recipe(first_layer, CPU).algorithm == "register_tile"
     tiny = replace(DENSE, input_shape=(1, 1, 6, 8), weight_shape=(1, 1, 1, 2), output_shape=(1, 1, 6, 7))
     assert recipe(tiny, CPU).algorithm == "direct"
 

@@ -136,9 +136,11 @@ def _preferred(problem: Problem) -> tuple[str, ...]:
     """Name the tiled algorithms worth a try, best first; small problems are done before a tile is compiled."""
     if problem.flops < TILING_PAYS:
         return ()
-    channels = problem.input_shape[1] if problem.op == "grad_input" else problem.output_shape[1]
-    few = channels // problem.groups < _lanes(problem) // 2
-    if few or (problem.op == "grad_weight" and problem.weight_shape[1] == 1):
+    read, written = problem.weight_shape[1], problem.output_shape[1] // problem.groups
+    if problem.op == "grad_input":
+        read, written = written, read
+    few = written < _lanes(problem) // 2 or problem.op == "grad_weight"
+    if written == 1 or (read == 1 and few):
         return "row_tile", "register_tile"
     return ("register_tile",)
 
