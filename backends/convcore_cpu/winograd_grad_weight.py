@@ -30,8 +30,10 @@ from convcore_cpu.winograd import (
 
 # What the transform of a tile of grad_out takes for each channel (cycles).
 GRAD_CYCLES = {2: 15.0, 4: 30.0}
-# What a point of the weight takes, to be summed up in memory and transformed (cycles).
-SUM_CYCLES = 1.5
+# What a point of the weight takes, to be summed up and transformed, in the last-level cache and beyond it (cycles).
+SUM_CYCLES, FAR_SUM_CYCLES = 1.5, 6.0
+# What the points of tiles take that the second-level cache does not hold (cycles for each byte).
+BYTE_CYCLES = 0.5
 
 
 def winograd_grad_weight(layout: Layout, m: int | None = None) -> Program:
@@ -171,9 +173,12 @@ def _tiles_per_block(tiles: int, lanes: int) -> int:
 def _cycles(layout: Layout, m: int) -> float:
     """Estimate the cycles of one core; the constants were measured with AVX-512."""
     points, tiles = (m + 2) ** 2, layout.images * math.prod(direction_of(layout).tiles(m))
+    sums = points * layout.channels * layout.out_channels
+    tile_bytes = tiles * points * (layout.channels + layout.out_channels) * layout.itemsize
     return (
         START_CYCLES
+        + (tile_bytes * BYTE_CYCLES if tile_bytes > POINT_BYTES else 0)
         + points * tiles * outer_kernel(layout.micro_kernels, layout.channels, layout.out_channels)[0]
-        + points * layout.channels * layout.out_channels * SUM_CYCLES
+        + sums * (SUM_CYCLES if sums * layout.itemsize <= POINT_BYTES else FAR_SUM_CYCLES)
         + tiles * (layout.channels * INPUT_CYCLES[m] + layout.out_channels * GRAD_CYCLES[m])
     )
