@@ -17,7 +17,7 @@ OPENCL := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comm
 
 say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
 
-.PHONY: help demo test lint bench bench-cpu bench-opencl clean test-neon
+.PHONY: help demo test lint bench bench-cpu bench-opencl check-opencl clean test-neon
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,12 @@ test-neon: ## the NEON micro-kernels, compiled by aarch64-linux-gnu-gcc and run 
 
 bench-opencl: $(VENV)/.bench ## the OpenCL engine on its device, beside the CPU engine and CUDA; ARGS="--device NAME"
 	@$(BIN)/python bench/opencl.py $(ARGS)
+
+check-opencl: $(VENV)/.test ## the OpenCL kernels under oclgrind: no access out of bounds, no race
+	@command -v oclgrind > /dev/null || { echo 'check-opencl needs oclgrind; on Debian: apt-get install oclgrind' >&2; exit 2; }
+	@OCLGRIND_BUILD_OPTIONS=-cl-opt-disable PYOPENCL_CTX=Oclgrind \
+		oclgrind --data-races --log $(VENV)/oclgrind.log $(BIN)/python tests/check_opencl.py
+	@if [ -s $(VENV)/oclgrind.log ]; then cat $(VENV)/oclgrind.log; exit 1; fi
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist convcore.egg-info convcore-demo.png
