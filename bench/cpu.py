@@ -28,6 +28,7 @@ import numpy as np
 from problem_set import Layer, load
 from rounds import interleave, medians
 
+RESULTS = Path(__file__).parent / "results"
 DIRECTIONS = ("forward", "grad_input", "grad_weight")
 ALLOCATORS = {"default": "", "pooled": "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=68719476736"}
 QUICK = (
@@ -60,15 +61,14 @@ def main() -> None:
     for mode in options.allocator.split(","):
         for batch in options.batch.split(","):
             print_table([r for r in records if r["allocator"] == mode and r["batch"] == int(batch)], mode, batch)
-    if options.json:
-        Path(options.json).write_text(json.dumps({"machine": machine(), "records": records}, indent=1) + "\n")
+    write(Path(options.json), records)
 
 
 def parse() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few layers, batch 1")
-    parser.add_argument("--json", help="write the records to this file")
+    parser.add_argument("--json", help="write the records to this file; default bench/results/cpu[-quick].json")
     parser.add_argument("--only", default="", help="layers whose id holds this text")
     parser.add_argument("--batch", default="1,16")
     parser.add_argument("--allocator", default=",".join(ALLOCATORS))
@@ -79,7 +79,15 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.batch = "1"
+    options.json = options.json or RESULTS / ("cpu-quick.json" if options.quick else "cpu.json")
     return options
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write the records as JSON, a line each."""
+    lines = ",\n".join(json.dumps(record) for record in records)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{{"machine": {json.dumps(machine())},\n"records": [\n{lines}\n]}}\n')
 
 
 def in_child(mode: str) -> list[dict[str, Any]]:
@@ -143,9 +151,9 @@ def compare(layer: Layer, batch: int, direction: str, options: argparse.Namespac
         ),
         "algorithm": found.algorithm,
         "workspace_bytes": found.workspace_bytes,
-        "gflops": found.problem.flops / median["convcore"] * 1e-9,
-        "milliseconds": {name: 1e3 * value for name, value in median.items()},
-        "ratio": best / median["convcore"],
+        "gflops": round(found.problem.flops / median["convcore"] * 1e-9, 1),
+        "milliseconds": {name: round(1e3 * value, 4) for name, value in median.items()},
+        "ratio": round(best / median["convcore"], 3),
     }
 
 
