@@ -28,6 +28,14 @@ TILED = (
 )  # fmt: skip
 
 
+#: Lines and columns below, at and above the size of tiles and of pieces; every kind of patch; lines stored in turns.
+SLID = {name: GEOMETRIES[name] for name in ("plain", "stride-2", "depthwise-multiplier", "one-pixel")} | {
+    "narrow": {"images": 1, "channels": (2, 2), "groups": 2, "size": (7, 7), "padding": ((1, 1), (1, 1))},
+    "5x5-stride-2": {"images": 1, "channels": (1, 1), "size": (15, 21), "kernel": (5, 5), "stride": (2, 2)},
+    "9x3-dilation-2": {"images": 1, "channels": (1, 1), "size": (24, 20), "kernel": (9, 3), "dilation": (2, 2)},
+    "pieces": {"images": 1, "channels": (1, 1), "size": (9, 530), "padding": ((1, 1), (1, 1))},
+}
+
 WINOGRAD_OPS = ("forward", "grad_input", "grad_weight")
 
 
@@ -64,6 +72,17 @@ class TestMicroKernels:
                 operands = random_operands(problem)
                 assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
 
+    @pytest.mark.parametrize("row", [available(row) for row in ROWS if row.algorithm == "sliding"])
+    def test_slides_alone(self, row):
+        dtypes = ("int64" if row.dtype == "i64" else DTYPES[row.dtype],) * 2
+        others = [other for other in all_rows() if other.algorithm != "sliding"]
+        for name, op in product(SLID, ("forward", "grad_input")):
+            problem = make_problem(op, **SLID[name] | {"dtypes": dtypes}, algorithm="sliding")
+            program = make_program(problem, [row, *others])
+            assert program.kernel == row.name
+            operands = random_operands(problem)
+            assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
+
     @pytest.mark.parametrize("isa", [pytest.param(isa, marks=missing(isa)) for isa in MICRO_KERNELS])
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
     @pytest.mark.parametrize("m", [2, 4])
@@ -82,7 +101,7 @@ class TestMicroKernels:
             assert row.name == f"{row.dtype}_{row.algorithm}_{row.rows}x{row.columns}__{row.isa}"
 
     def test_every_isa_covers_every_dtype_and_algorithm(self):
-        wanted = {(dtype, algorithm) for dtype in DTYPES for algorithm in ("outer", "dot")}
+        wanted = {(dtype, algorithm) for dtype in DTYPES for algorithm in ("outer", "dot", "sliding")}
         kinds = [f"winograd_{kind}" for kind in ("input", "weight", "output", "grad", "taps")]
         wanted |= {(dtype, kind) for dtype in ("f32", "f64") for kind in kinds}
         for rows in MICRO_KERNELS.values():
@@ -134,12 +153,40 @@ class TestPrograms:
         assert_within(CPUPlan(limited, program)(*operands), problem, *operands, algorithm=program.algorithm)
 
     def test_a_workspace_limit_is_kept_or_refused(self):
-        problem = make_problem("forward", images=1, padding=((1, 1), (1, 1)))
+        problem = make_problem("forward", images=1, padding=((1, 1), (1, 1)), algorithm="direct")
         needed = make_program(problem, all_rows()).workspace_bytes
         assert CPUBackend().supports(dataclasses.replace(problem, workspace_limit=needed)) is True
         assert CPUBackend().supports(dataclasses.replace(problem, workspace_limit=needed - 1)) == (
             f"it needs {needed} bytes of workspace, workspace_limit is {needed - 1}"
         )
+
+
+class TestSliding:
+    @pytest.mark.parametrize("op", ["forward", "grad_input"])
+    def test_it_runs_where_groups_have_one_channel(self, op):
+        for channels, algorithm in ((32, "sliding"), (4, "direct")):
+            problem = make_problem(
+                op, images=1, channels=(32, 32), groups=channels, size=(56, 56), kernel=(5, 5), padding=((2, 2), (2, 2))
+            )
+            assert CPUBackend().plan(problem).algorithm == algorithm
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"layout": "NHWC"}, "its algorithm 'sliding' wants NCHW"),
+            ({"boundary": "reflect"}, "its algorithm 'sliding' knows the boundary 'constant' only"),
+            (
+                {"dtypes": ("int16", "int16")},
+                "its algorithm 'sliding' knows neither complex numbers nor integers of less than 64 bits",
+            ),
+            (
+                {"channels": (4096, 1), "kernel": (5, 5)},
+                "its algorithm 'sliding' has too many channels in a group for its bands",
+            ),
+        ],
+    )
+    def test_named_it_runs_or_is_refused(self, change, reason):
+        assert CPUBackend().supports(make_problem("forward", **change, algorithm="sliding")) == reason
 
 
 class TestWinograd:
@@ -239,7 +286,7 @@ LARGE = {
 
 class TestThreads:
     @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight", "grad_bias"])
-    @pytest.mark.parametrize("algorithm", ["direct", "dot", "winograd2", "winograd4"])
+    @pytest.mark.parametrize("algorithm", ["direct", "dot", "sliding", "winograd2", "winograd4"])
     def test_any_number_of_threads_gives_the_same_bits(self, op, algorithm):
         problem = make_problem(op, **LARGE, algorithm=algorithm)
         if CPUBackend().supports(problem) is not True:

@@ -4,13 +4,13 @@ How a problem becomes work::
 
     backend.py       CPUBackend.plan(problem)
     plans.py           chooses the algorithm -> Program: steps, their sizes and offset tables
-    correlate.py         of forward and grad_input; grad_weight.py of grad_weight
+    correlate.py         of forward and grad_input, sliding.py where groups are small; grad_weight.py of grad_weight
     layout.py              where operands lie, what is packed, the workspace
     geometry.py            the offset of every tap; tiles.py the micro-kernel that takes the fewest cycles
     engine.pyx         binds the program to C structures; owns memory and the way to and from Python
     team.c               threads, who share the tasks of a stage
     kernels/             tasks of the steps (pack.h, correlate.h, accumulate.h, ...) call
-                         micro-kernels (outer.h, dot.h), one row of table.h each, compiled for each ISA
+                         micro-kernels (outer.h, dot.h, sliding.h), one row of table.h each, compiled for each ISA
 """
 
 from __future__ import annotations

@@ -57,31 +57,38 @@ class Direction:
 
 
 def forward(layout: Layout) -> Program:
-    """Lay out forward: rows are the out_channels, terms (c, r, s)."""
-    lines, line_taps, columns, column_taps = layout.forward_axes()
-    image, channel, line, column = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
-    length = layout.c_per_group * layout.halves * layout.taps
-    return _correlate(
-        layout,
-        Direction(
-            channels=layout.channels,
-            lines=lines,
-            columns=columns,
-            gathers=(Gather(layout.out_height, layout.out_width, line_taps, column_taps, 0, line, column),),
-            rows=layout.rows(layout.k_per_group, channel),
-            out_image=image,
-            out_group=layout.k_per_group * channel,
-            weight_row=length,
-            weight_term=layout.taps,
-            weight_group=layout.k_per_group * layout.halves * length,
-            negated=(0, 1),
-            watch_nan=False,
-        ),
-    )
+    """Lay out forward as outer products."""
+    return _correlate(layout, forward_direction(layout))
 
 
 def grad_input(layout: Layout) -> Program:
-    """Lay out grad_input: rows are the in_channels, terms (k, r, s); a stride makes stride**2 dense problems.
+    """Lay out grad_input as outer products."""
+    return _correlate(layout, grad_input_direction(layout))
+
+
+def forward_direction(layout: Layout) -> Direction:
+    """Return what forward is: rows are the out_channels, terms (c, r, s)."""
+    lines, line_taps, columns, column_taps = layout.forward_axes()
+    image, channel, line, column = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
+    length = layout.c_per_group * layout.halves * layout.taps
+    return Direction(
+        channels=layout.channels,
+        lines=lines,
+        columns=columns,
+        gathers=(Gather(layout.out_height, layout.out_width, line_taps, column_taps, 0, line, column),),
+        rows=layout.rows(layout.k_per_group, channel),
+        out_image=image,
+        out_group=layout.k_per_group * channel,
+        weight_row=length,
+        weight_term=layout.taps,
+        weight_group=layout.k_per_group * layout.halves * length,
+        negated=(0, 1),
+        watch_nan=False,
+    )
+
+
+def grad_input_direction(layout: Layout) -> Direction:
+    """Return what grad_input is: rows are the in_channels, terms (k, r, s); a stride makes stride**2 dense problems.
 
     Under a boundary of pixels it is the gradient of the padded image, which is then folded.
     """
@@ -95,26 +102,23 @@ def grad_input(layout: Layout) -> Program:
     lines, line_phases = gather_axis(height, layout.kernel_height, sh, dh, top, layout.out_height)
     columns, column_phases = gather_axis(width, layout.kernel_width, sw, dw, left, layout.out_width)
     length = layout.c_per_group * layout.halves * layout.taps
-    return _correlate(
-        layout,
-        Direction(
-            channels=layout.out_channels,
-            lines=lines,
-            columns=columns,
-            gathers=tuple(
-                Gather(u.count, v.count, u.taps, v.taps, u.start * line + v.start * column, line * sh, column * sw)
-                for u, v in product(line_phases, column_phases)
-            ),
-            rows=layout.rows(layout.c_per_group, channel),
-            out_image=image,
-            out_group=layout.c_per_group * channel,
-            weight_row=layout.taps,
-            weight_term=length,
-            weight_group=layout.k_per_group * layout.halves * length,
-            negated=(1, 0),
-            watch_nan=(lines.is_padded or columns.is_padded) and layout.type != "i64",
-            folded=folded,
+    return Direction(
+        channels=layout.out_channels,
+        lines=lines,
+        columns=columns,
+        gathers=tuple(
+            Gather(u.count, v.count, u.taps, v.taps, u.start * line + v.start * column, line * sh, column * sw)
+            for u, v in product(line_phases, column_phases)
         ),
+        rows=layout.rows(layout.c_per_group, channel),
+        out_image=image,
+        out_group=layout.c_per_group * channel,
+        weight_row=layout.taps,
+        weight_term=length,
+        weight_group=layout.k_per_group * layout.halves * length,
+        negated=(1, 0),
+        watch_nan=(lines.is_padded or columns.is_padded) and layout.type != "i64",
+        folded=folded,
     )
 
 

@@ -16,6 +16,7 @@ class MicroKernel:
 
 MICRO_KERNELS: dict[str, tuple[MicroKernel, ...]]
 ISAS: tuple[str, ...]
+MAX_BAND_BYTES: int
 
 class CPUPlan(Plan):
     def __init__(self, problem: Problem, program: Program) -> None: ...

@@ -106,6 +106,8 @@ def _list_micro_kernels():
 _list_tasks()
 _listed = _list_micro_kernels()
 
+#: Bytes there are on the stack for a band of ``kernels/sliding.h``.
+MAX_BAND_BYTES = kernels.MAX_BAND_BYTES
 #: The micro-kernels of every instruction set that was compiled, worst first.
 MICRO_KERNELS = {isa: rows for isa, (_, rows) in _listed.items()}
 #: The instruction sets this processor has, worst first.
@@ -115,6 +117,7 @@ ISAS = tuple(isa for isa, (available, _) in _listed.items() if available)
 cdef union StepData:
     kernels.pack_step pack
     kernels.correlate_step correlate
+    kernels.sliding_step sliding
     kernels.accumulate_step accumulate
     kernels.lines_step lines
     kernels.reduce_step reduce
@@ -164,6 +167,14 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.correlate.out_row = <const index_t *> _table(step, "out_row")
         data.correlate.tile_row = <const index_t *> _table(step, "tile_row")
         data.correlate.inside = <const index_t *> _table(step, "inside")
+    elif kind == "bands":
+        data.sliding.sizes = step.sizes
+        data.sliding.kernel = _kernel(step.kernel)
+        data.sliding.lines = <const kernels.axis *> _table(step, "lines")
+        data.sliding.columns = <const kernels.axis *> _table(step, "columns")
+        data.sliding.fill = _table(step, "fill")
+        data.sliding.gathers = <const index_t *> _table(step, "gathers")
+        data.sliding.patches = <const index_t *> _table(step, "patches")
     elif kind == "accumulate":
         data.accumulate.sizes = step.sizes
         data.accumulate.kernel = _kernel(step.kernel)

@@ -26,6 +26,7 @@ cdef extern from "kernels/isa.h" nogil:
 cdef extern from "kernels/steps.h" nogil:
     enum:
         FIRST, SECOND, BIAS, OUT, WORKSPACE, NAN_SEEN, BUFFERS
+        MAX_BAND_BYTES
 
     ctypedef void (*task_function)(const void *step, char **buffers, index_t images, index_t task) noexcept nogil
 
@@ -62,6 +63,26 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *out_row
         const index_t *tile_row
         const index_t *inside
+
+    ctypedef struct sliding_sizes:
+        index_t x_image, x_group, x_channel
+        index_t w_group, w_row, w_channel, w_line, w_column
+        index_t bias_buffer
+        index_t out_image, out_group, out_row, out_line, out_column
+        index_t groups, rows, channels, gathers, interleaved
+        index_t line_phases, column_phases, line_step, column_step
+        index_t pieces_down, pieces_across, piece_lines, piece_columns
+        index_t band_lines, band_columns, band_phase, band_channel, pitch
+        index_t watch_nan
+
+    ctypedef struct sliding_step:
+        sliding_sizes sizes
+        const micro_kernel *kernel
+        const axis *lines
+        const axis *columns
+        const void *fill
+        const index_t *gathers
+        const index_t *patches
 
     ctypedef struct accumulate_sizes:
         index_t a_buffer, a_offset, a_group, a_step

@@ -16,6 +16,7 @@ from convcore_cpu.engine import MicroKernel
 from convcore_cpu.grad_weight import grad_weight_direct, grad_weight_dot
 from convcore_cpu.layout import Layout
 from convcore_cpu.program import FIRST, Program, Step, UnsupportedError
+from convcore_cpu.sliding import forward_sliding, grad_input_sliding
 from convcore_cpu.winograd import winograd
 from convcore_cpu.winograd_grad_weight import winograd_grad_weight
 
@@ -81,8 +82,8 @@ def _winograd(builder: Callable[..., Program]) -> dict[str, Callable[[Layout], P
 #: The algorithms of each operation by the names users give them.  One that cannot do a problem, or may not for its
 #: accuracy, raises :class:`UnsupportedError`.
 ALGORITHMS: dict[str, dict[str, Callable[[Layout], Program]]] = {
-    "forward": {"direct": forward, **_winograd(winograd)},
-    "grad_input": {"direct": grad_input, **_winograd(winograd)},
+    "forward": {"direct": forward, "sliding": forward_sliding, **_winograd(winograd)},
+    "grad_input": {"direct": grad_input, "sliding": grad_input_sliding, **_winograd(winograd)},
     "grad_weight": {"direct": grad_weight_direct, "dot": grad_weight_dot, **_winograd(winograd_grad_weight)},
     "grad_bias": {"direct": _grad_bias},
 }

@@ -3,7 +3,7 @@
  * The including file defines ISA and VECTOR_BYTES and has the compiler target set.
  */
 #include "element.h"
-#include "micro.h"
+#include "steps.h"
 #include "table.h"
 
 /* Loads and stores are from any element's address, hence the alignment. */
@@ -20,22 +20,29 @@ enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
 #define TYPE f32
 #include "dot.h"
 #include "outer.h"
+#include "sliding.h"
 #include "winograd.h"
 #undef TYPE
 #define TYPE f64
 #include "dot.h"
 #include "outer.h"
+#include "sliding.h"
 #include "winograd.h"
 #undef TYPE
 #define TYPE i64
 #include "dot.h"
 #include "outer.h"
+#include "sliding.h"
 #undef TYPE
 
 #define ARGUMENTS_outer const outer_loop *loop, const void *a, const void *b, const void *init, void *out
 #define PASS_outer loop, a, b, init, out
 #define ARGUMENTS_dot const dot_loop *loop, const void *a, const void *b, void *out
 #define PASS_dot loop, a, b, out
+#define ARGUMENTS_sliding                                                                                              \
+    const sliding_step *s, const void *x, const void *w, const void *bias, void *out, index_t first_line,              \
+        index_t first_column, int *nan_seen
+#define PASS_sliding s, x, w, bias, out, first_line, first_column, nan_seen
 #define ARGUMENTS_transform const transform_loop *loop, const void *in, void *out
 #define PASS_transform loop, in, out
 #define ARGUMENTS_winograd_input ARGUMENTS_transform

@@ -49,11 +49,11 @@ typedef void transform_function(const transform_loop *loop, const void *in, void
 typedef struct {
     const char *name;      /* dtype_algorithm_tile__isa */
     const char *dtype;     /* f32, f64, i64 */
-    const char *algorithm; /* outer, dot, winograd_... */
+    const char *algorithm; /* outer, dot, sliding, winograd_... */
     const char *isa;
     int rows, columns; /* of the tile, in elements */
     int vector_bytes;
-    void (*function)(void); /* an outer_function, a dot_function or a transform_function */
+    void (*function)(void); /* an outer_, dot_, sliding_ or transform_function */
 } micro_kernel;
 
 typedef struct {

@@ -48,6 +48,29 @@ typedef struct {
     const index_t *inside; /* exact.h */
 } correlate_step;
 
+/* bands.h */
+typedef struct {
+    index_t x_image, x_group, x_channel;
+    index_t w_group, w_row, w_channel, w_line, w_column;
+    index_t bias_buffer; /* or -1 */
+    index_t out_image, out_group, out_row, out_line, out_column;
+    index_t groups, rows, channels, gathers, interleaved; /* gathers of one line of the result: 2 or 1 */
+    index_t line_phases, column_phases, line_step, column_step;
+    index_t pieces_down, pieces_across, piece_lines, piece_columns;
+    index_t band_lines, band_columns, band_phase, band_channel, pitch;
+    index_t watch_nan;
+} sliding_sizes;
+typedef struct {
+    sliding_sizes sizes;
+    const micro_kernel *kernel;
+    const axis *lines, *columns; /* one for each phase */
+    const void *fill;
+    const index_t *gathers, *patches; /* sliding.h */
+} sliding_step;
+typedef void sliding_function(const sliding_step *s, const void *x, const void *w, const void *bias, void *out,
+                              index_t first_line, index_t first_column, int *nan_seen);
+enum { MAX_BAND_BYTES = 1 << 16 };
+
 /* accumulate.h */
 typedef struct {
     index_t a_buffer, a_offset, a_group, a_step;

@@ -53,6 +53,23 @@
     ROW(i64, outer, 1, 32) \
     ROW(i64, outer, 8, 8) \
     ROW(i64, outer, 1, 8) \
+    ROW(f32, sliding, 8, 48) \
+    ROW(f32, sliding, 8, 16) \
+    ROW(f32, sliding, 5, 64) \
+    ROW(f32, sliding, 5, 16) \
+    ROW(f32, sliding, 3, 96) \
+    ROW(f32, sliding, 3, 64) \
+    ROW(f32, sliding, 3, 32) \
+    ROW(f32, sliding, 3, 16) \
+    ROW(f32, sliding, 2, 64) \
+    ROW(f32, sliding, 2, 32) \
+    ROW(f32, sliding, 1, 64) \
+    ROW(f64, sliding, 8, 24) \
+    ROW(f64, sliding, 3, 32) \
+    ROW(f64, sliding, 3, 8) \
+    ROW(f64, sliding, 1, 32) \
+    ROW(i64, sliding, 3, 16) \
+    ROW(i64, sliding, 1, 8) \
     ROW(f32, dot, 9, 16) \
     ROW(f32, dot, 5, 16) \
     ROW(f32, dot, 1, 16) \
@@ -82,6 +99,19 @@
     ROW(i64, outer, 4, 8) \
     ROW(i64, outer, 1, 16) \
     ROW(i64, outer, 1, 4) \
+    ROW(f32, sliding, 8, 8) \
+    ROW(f32, sliding, 5, 16) \
+    ROW(f32, sliding, 3, 24) \
+    ROW(f32, sliding, 3, 8) \
+    ROW(f32, sliding, 2, 32) \
+    ROW(f32, sliding, 1, 32) \
+    ROW(f32, sliding, 1, 8) \
+    ROW(f64, sliding, 5, 8) \
+    ROW(f64, sliding, 3, 12) \
+    ROW(f64, sliding, 3, 4) \
+    ROW(f64, sliding, 1, 16) \
+    ROW(i64, sliding, 3, 8) \
+    ROW(i64, sliding, 1, 4) \
     ROW(f32, dot, 9, 8) \
     ROW(f32, dot, 5, 8) \
     ROW(f32, dot, 1, 8) \
@@ -110,6 +140,15 @@
     ROW(i64, outer, 4, 4) \
     ROW(i64, outer, 1, 8) \
     ROW(i64, outer, 1, 2) \
+    ROW(f32, sliding, 5, 8) \
+    ROW(f32, sliding, 3, 12) \
+    ROW(f32, sliding, 3, 4) \
+    ROW(f32, sliding, 1, 16) \
+    ROW(f64, sliding, 5, 4) \
+    ROW(f64, sliding, 3, 6) \
+    ROW(f64, sliding, 1, 8) \
+    ROW(i64, sliding, 3, 4) \
+    ROW(i64, sliding, 1, 2) \
     ROW(f32, dot, 9, 4) \
     ROW(f32, dot, 5, 4) \
     ROW(f32, dot, 1, 4) \
@@ -135,6 +174,15 @@
     ROW(i64, outer, 4, 4) \
     ROW(i64, outer, 1, 8) \
     ROW(i64, outer, 1, 2) \
+    ROW(f32, sliding, 5, 8) \
+    ROW(f32, sliding, 3, 12) \
+    ROW(f32, sliding, 3, 4) \
+    ROW(f32, sliding, 1, 16) \
+    ROW(f64, sliding, 5, 4) \
+    ROW(f64, sliding, 3, 6) \
+    ROW(f64, sliding, 1, 8) \
+    ROW(i64, sliding, 3, 4) \
+    ROW(i64, sliding, 1, 2) \
     ROW(f32, dot, 9, 4) \
     ROW(f32, dot, 5, 4) \
     ROW(f32, dot, 1, 4) \

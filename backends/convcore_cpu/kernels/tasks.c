@@ -17,6 +17,7 @@ typedef uint32_t u32;
 
 #define TYPE f32
 #include "accumulate.h"
+#include "bands.h"
 #include "correlate.h"
 #include "exact.h"
 #include "fold.h"
@@ -35,6 +36,7 @@ typedef uint32_t u32;
 
 #define TYPE f64
 #include "accumulate.h"
+#include "bands.h"
 #include "correlate.h"
 #include "exact.h"
 #include "fold.h"
@@ -53,6 +55,7 @@ typedef uint32_t u32;
 
 #define TYPE i64
 #include "accumulate.h"
+#include "bands.h"
 #include "correlate.h"
 #include "exact.h"
 #include "fold.h"
@@ -89,8 +92,9 @@ typedef uint32_t u32;
 #undef TYPE
 
 #define TYPED(type)                                                                                                    \
-    {"accumulate_" #type, type##_accumulate}, {"correlate_" #type, type##_correlate}, {"exact_" #type, type##_exact},  \
-        {"fold_" #type, type##_fold}, {"lines_" #type, type##_lines}, {"reduce_" #type, type##_reduce},
+    {"accumulate_" #type, type##_accumulate}, {"bands_" #type, type##_bands}, {"correlate_" #type, type##_correlate},  \
+        {"exact_" #type, type##_exact}, {"fold_" #type, type##_fold}, {"lines_" #type, type##_lines},                  \
+        {"reduce_" #type, type##_reduce},
 #define REAL(type)                                                                                                     \
     {"grads_" #type, type##_grads}, {"multiply_" #type, type##_multiply}, {"taps_" #type, type##_taps},                \
         {"tiles_" #type, type##_tiles}, {"weights_" #type, type##_weights},
