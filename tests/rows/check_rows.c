@@ -12,7 +12,7 @@
 
 #include "element.h"
 #include "isa.h"
-#include "micro.h"
+#include "steps.h"
 
 enum { LENGTH = 13, REPEATS = 3, MEMORY = 4096, LINES = 5, WIDTH = 21 };
 
@@ -62,6 +62,62 @@ static int draw(void) { return rand() % 17 - 8; }
                     for (int q = 0; q < width; q++) sum += a[a_offset[m] + p * 40 + q] * b[p * 30 + q];                \
                 }                                                                                                      \
                 if (out[m] != sum) return 0;                                                                           \
+            }                                                                                                          \
+        }                                                                                                              \
+        return 1;                                                                                                      \
+    }
+
+#define SLIDING_CHECK(TYPE)                                                                                            \
+    static int check_sliding_##TYPE(const micro_kernel *row) {                                                         \
+        enum { HEIGHT = 11, BREADTH = 29, WIDE = 3 };                                                                  \
+        TYPE x[HEIGHT * BREADTH], w[5 * WIDE], out[HEIGHT * BREADTH], bias = (TYPE)draw(), fill = 2;                   \
+        for (index_t taps = 3; taps <= 5; taps++) {                                                                    \
+            const index_t p_count = HEIGHT + 3 - taps, q_count = BREADTH;                                              \
+            const index_t lines = (p_count + row->rows - 1) / row->rows * row->rows + taps - 1;                        \
+            const index_t pitch = (q_count > row->columns ? q_count : row->columns) + row->columns;                    \
+            const axis down = {HEIGHT + 2, 1, HEIGHT + 1, -BREADTH, BREADTH},                                          \
+                       across = {BREADTH + 2, 1, BREADTH + 1, -1, 1};                                                  \
+            const index_t gather[] = {0, p_count, q_count, 0, 1}, patch[] = {0, 0, taps, WIDE};                        \
+            const sliding_step step = {{.w_line = WIDE,                                                                \
+                                        .w_column = 1,                                                                 \
+                                        .out_line = BREADTH,                                                           \
+                                        .out_column = 1,                                                               \
+                                        .rows = 1,                                                                     \
+                                        .channels = 1,                                                                 \
+                                        .gathers = 1,                                                                  \
+                                        .interleaved = 1,                                                              \
+                                        .line_phases = 1,                                                              \
+                                        .column_phases = 1,                                                            \
+                                        .line_step = 1,                                                                \
+                                        .column_step = 1,                                                              \
+                                        .piece_lines = p_count,                                                        \
+                                        .piece_columns = q_count,                                                      \
+                                        .band_lines = lines,                                                           \
+                                        .band_columns = q_count + WIDE - 1,                                            \
+                                        .band_phase = lines * pitch,                                                   \
+                                        .band_channel = lines * pitch,                                                 \
+                                        .pitch = pitch},                                                               \
+                                       row,                                                                            \
+                                       &down,                                                                          \
+                                       &across,                                                                        \
+                                       &fill,                                                                          \
+                                       gather,                                                                         \
+                                       patch};                                                                         \
+            for (int i = 0; i < HEIGHT * BREADTH; i++) x[i] = (TYPE)draw();                                            \
+            for (int i = 0; i < 5 * WIDE; i++) w[i] = (TYPE)draw();                                                    \
+            ((sliding_function *)row->function)(&step, x, w, &bias, out, 0, 0, NULL);                                  \
+            for (index_t p = 0; p < p_count; p++) {                                                                    \
+                for (index_t q = 0; q < q_count; q++) {                                                                \
+                    TYPE sum = bias;                                                                                   \
+                    for (index_t r = 0; r < taps; r++) {                                                               \
+                        for (index_t s = 0; s < WIDE; s++) {                                                           \
+                            const index_t i = p + r - 1, j = q + s - 1;                                                \
+                            const int inside = i >= 0 && i < HEIGHT && j >= 0 && j < BREADTH;                          \
+                            sum += w[r * WIDE + s] * (inside ? x[i * BREADTH + j] : fill);                             \
+                        }                                                                                              \
+                    }                                                                                                  \
+                    if (out[p * BREADTH + q] != sum) return 0;                                                         \
+                }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
         return 1;                                                                                                      \
@@ -136,14 +192,20 @@ TRANSFORM_CHECK(f64)
 CHECKS(f32)
 CHECKS(f64)
 CHECKS(i64)
+SLIDING_CHECK(f32)
+SLIDING_CHECK(f64)
+SLIDING_CHECK(i64)
 
 static const struct {
     const char *dtype, *algorithm;
     int (*right)(const micro_kernel *row);
 } checks[] = {
-    {"f32", "outer", check_outer_f32},       {"f64", "outer", check_outer_f64},       {"i64", "outer", check_outer_i64},
-    {"f32", "dot", check_dot_f32},           {"f64", "dot", check_dot_f64},           {"i64", "dot", check_dot_i64},
-    {"f32", "winograd", check_winograd_f32}, {"f64", "winograd", check_winograd_f64},
+    {"f32", "outer", check_outer_f32},       {"f64", "outer", check_outer_f64},
+    {"i64", "outer", check_outer_i64},       {"f32", "dot", check_dot_f32},
+    {"f64", "dot", check_dot_f64},           {"i64", "dot", check_dot_i64},
+    {"f32", "sliding", check_sliding_f32},   {"f64", "sliding", check_sliding_f64},
+    {"i64", "sliding", check_sliding_i64},   {"f32", "winograd", check_winograd_f32},
+    {"f64", "winograd", check_winograd_f64},
 };
 
 static const char *verdict(const micro_kernel *row) {
