@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 Candidate = Callable[[], object]
 
 
-# Threads of another library's pool wait actively for some milliseconds after their work.
+# Threads of another library's pool wait actively for some milliseconds after their work, and those of this one may
+# be woken on the caller's core, from where the system takes some milliseconds to move them.
 PAUSE = 0.01
 
 
@@ -48,7 +49,9 @@ def interleave(
             break
         for name in names[number % len(names) :] + names[: number % len(names)]:
             time.sleep(PAUSE)
-            candidates[name]()
+            warm_up = time.perf_counter()
+            while time.perf_counter() - warm_up < PAUSE:
+                candidates[name]()
             times[name].append(seconds(candidates[name], calls[name]))
     return times
 
