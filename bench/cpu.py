@@ -1,4 +1,4 @@
-"""Compare the CPU engine with PyTorch (oneDNN) and OpenCV on this machine, and write what was measured as JSON.
+"""Compare the CPU engine with PyTorch (oneDNN) on this machine, and write what was measured as JSON.
 
     python bench/cpu.py [--quick] [--json FILE] [--only TEXT] [--batch 1,16] [--allocator default,pooled]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from convcore import config
@@ -251,16 +251,7 @@ def explain(problem: Problem, setting: Setting) -> Explanation:
     if selection.chosen is None:
         return found
     plan = plan_for(selection.chosen, problem)
-    return Explanation(
-        problem,
-        found.setting,
-        found.source,
-        found.candidates,
-        found.chosen,
-        plan.algorithm,
-        plan.workspace_bytes,
-        plan.notes,
-    )
+    return replace(found, algorithm=plan.algorithm, workspace_bytes=plan.workspace_bytes, notes=plan.notes)
 
 
 class ObservedPlan(Plan):
