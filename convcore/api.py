@@ -229,6 +229,90 @@ def conv_transpose2d(
     return calls.run("conv_transpose2d", (x, weight, bias), geometry, (output_padding,), backend, out)
 
 
+# ---------------------------------------------------------------- the maximum over windows
+
+
+def max_pool2d(
+    x: Array,
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    layout: str = "NCHW",
+    backend: Any = None,
+    out: Array | None = None,
+) -> Array:
+    """Return the largest pixel of every window, channel by channel.
+
+    The average over windows is a correlation with equal weights: see :class:`convcore.AvgPool2D`.
+
+    Parameters
+    ----------
+    x : array (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
+        Of a real floating dtype.
+    kernel_size : int or (int, int)
+        Size of the window.
+    stride : int or (int, int), optional
+        Distance between windows; the kernel's size by default.
+    padding : as in :func:`conv2d`
+        Smaller than the kernel; what stands in it is never the largest.
+    ceil_mode : bool
+        Whether a last window, which the image does not fill, counts too.  One that would start beyond
+        the image does not.
+    layout, backend, out
+        As in :func:`conv2d`.
+
+    Returns
+    -------
+    array (N, C, P, Q), or (N, P, Q, C)
+        NaN where a window holds a NaN.
+
+    Raises
+    ------
+    As :func:`conv2d`.
+    """
+    geometry = (1, padding, 1, 1, "constant", 0.0, layout, None)
+    return calls.run("max_pool2d", (x, None, None), geometry, (kernel_size, stride, ceil_mode), backend, out)
+
+
+def max_pool2d_grad(
+    x: Array,
+    grad_out: Array,
+    kernel_size: Any,
+    *,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    layout: str = "NCHW",
+    backend: Any = None,
+    out: Array | None = None,
+) -> Array:
+    """Return the gradient of ``sum(max_pool2d(x) * grad_out)`` with respect to ``x``.
+
+    Of equal pixels in a window the first, row by row, takes the gradient.
+
+    Parameters
+    ----------
+    x : array (N, C, H, W), or (N, H, W, C)
+        The input of :func:`max_pool2d`.
+    grad_out : array (N, C, P, Q), or (N, P, Q, C)
+    kernel_size, stride, padding, ceil_mode, layout, backend, out
+        As in :func:`max_pool2d`.
+
+    Returns
+    -------
+    array of the shape of ``x``
+
+    Raises
+    ------
+    As :func:`conv2d`.
+    """
+    geometry = (1, padding, 1, 1, "constant", 0.0, layout, None)
+    extra = (kernel_size, stride, ceil_mode)
+    return calls.run("max_pool2d_grad", (x, grad_out, None), geometry, extra, backend, out)
+
+
 # ---------------------------------------------------------------- single images
 
 

@@ -26,6 +26,7 @@ class Function(NamedTuple):
     extra: tuple[str, ...] = ()
 
 
+_WINDOW = ("kernel_size", "stride", "ceil_mode")
 _CONV2D = Function("conv2d", normalise.forward, ("x", "weight", "bias"))
 FUNCTIONS = {
     function.name: function
@@ -37,6 +38,8 @@ FUNCTIONS = {
         Function("conv_transpose2d", normalise.transpose, ("x", "weight", "bias"), ("output_padding",)),
         _CONV2D._replace(name="corr2d", arrays=("x", "k", "bias")),
         _CONV2D._replace(name="convolve2d", arrays=("x", "k", "bias")),
+        Function("max_pool2d", normalise.max_pool, ("x",), _WINDOW),
+        Function("max_pool2d_grad", normalise.max_pool_grad, ("x", "grad_out"), _WINDOW),
     )
 }
 #: What ``plan`` and ``explain`` accept: the functions of four axes, and the primitives by their own names.
@@ -45,8 +48,10 @@ OPS = {name: function for name, function in FUNCTIONS.items() if "k" not in func
     "grad_input": FUNCTIONS["conv2d_grad_input"],
     "grad_weight": FUNCTIONS["conv2d_grad_weight"],
     "grad_bias": FUNCTIONS["conv2d_grad_bias"],
+    "max_pool": FUNCTIONS["max_pool2d"],
+    "max_pool_grad": FUNCTIONS["max_pool2d_grad"],
 }
-_DEFAULTS = {"bias": None, "output_padding": 0}
+_DEFAULTS = {"bias": None, "output_padding": 0, "stride": None, "ceil_mode": False}
 
 
 def run(fn: str, operands: Operands, geometry: tuple[Any, ...], extra: tuple[Any, ...], backend: Any, out: Any) -> Any:

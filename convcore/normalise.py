@@ -268,6 +268,75 @@ def grad_bias(fn: str, grad_out: Operand, geometry: Geometry) -> Problem:
     )
 
 
+def max_pool(
+    fn: str, x: Operand, kernel_size: Any, stride: Any, ceil_mode: Any, geometry: Geometry, op: Op = "max_pool"
+) -> Problem:
+    """Describe the maximum over windows; a ``stride`` of None is the kernel's size."""
+    settings = _settings(fn, geometry)
+    if (settings["dilation"], settings["groups"], settings["boundary"]) != ((1, 1), 1, "constant"):
+        raise ValueError(f"{fn}: pooling has no `dilation`, `groups` or `boundary`")
+    if x.dtype.kind != "f":
+        raise TypeError(f"{fn}: `x` must be floating, got {x.dtype}")
+    n, channels, *size = _logical(x.shape, settings["layout"])
+    if channels < 1:
+        raise ValueError(f"{fn}: in_channels must be at least 1, got {channels}")
+    kernel = pair(fn, "kernel_size", kernel_size, 1)
+    settings["stride"] = pair(fn, "stride", kernel if stride is None else stride, 1)
+    (p, q), settings["padding"] = pool_windows(
+        fn, _two(size), kernel, settings["stride"], geometry.padding, bool(ceil_mode)
+    )
+    return Problem(
+        op,
+        (n, channels, *_two(size)),
+        (channels, 1, *kernel),
+        (n, channels, p, q),
+        **settings | {"groups": channels},
+        dtypes=(x.dtype, x.dtype),
+        result_dtype=x.dtype,
+        arrays=x.arrays,
+    )
+
+
+def max_pool_grad(
+    fn: str, x: Operand, grad_out: Operand, kernel_size: Any, stride: Any, ceil_mode: Any, geometry: Geometry
+) -> Problem:
+    """Describe the gradient of :func:`max_pool` with respect to ``x``."""
+    problem = max_pool(fn, x, kernel_size, stride, ceil_mode, geometry, "max_pool_grad")
+    _operand_fields(fn, (x, grad_out), None, 0)
+    return _check_grad_out(fn, problem, grad_out)
+
+
+def pool_windows(
+    fn: str, size: Pair, kernel: Pair, stride: Pair, padding: Any, ceil_mode: bool
+) -> tuple[Pair, Padding]:
+    """Return how many windows there are along each axis, and the padding that holds them all.
+
+    With ``ceil_mode`` a last window may reach beyond the padding, but it starts inside or before it.
+    """
+    if min(size) < 1:
+        raise ValueError(f"{fn}: the input must have at least one pixel, got {size[0]} rows and {size[1]} columns")
+    counts, padded = [], []
+    for axis, (before, after) in enumerate(forward_padding(fn, padding, size, kernel, stride, (1, 1))):
+        if max(before, after) >= kernel[axis]:
+            raise ValueError(
+                f"{fn}: `padding` must be smaller than the kernel, got padding {(before, after)}, "
+                f"kernel {_shape(kernel)}: a window would hold no pixel"
+            )
+        whole = size[axis] + before + after
+        if whole < kernel[axis]:
+            raise ValueError(
+                f"{fn}: the kernel must fit into the padded input, "
+                f"got kernel {_shape(kernel)}, input {_shape(size)}, padding {(before, after)}"
+            )
+        slack = stride[axis] - 1 if ceil_mode else 0
+        count = (whole - kernel[axis] + slack) // stride[axis] + 1
+        if (count - 1) * stride[axis] >= size[axis] + before:
+            count -= 1
+        counts.append(count)
+        padded.append((before, max(after, (count - 1) * stride[axis] + kernel[axis] - size[axis] - before)))
+    return _two(counts), (padded[0], padded[1])
+
+
 def transpose(
     fn: str, x: Operand, weight: Operand, bias: Operand | None, output_padding: Any, geometry: Geometry
 ) -> Problem:

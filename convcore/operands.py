@@ -17,12 +17,16 @@ FUNCTION = {
     "grad_input": "conv2d_grad_input",
     "grad_weight": "conv2d_grad_weight",
     "grad_bias": "conv2d_grad_bias",
+    "max_pool": "max_pool2d",
+    "max_pool_grad": "max_pool2d_grad",
 }
 OPERANDS = {
     "forward": ("x", "weight"),
     "grad_input": ("grad_out", "weight"),
     "grad_weight": ("x", "grad_out"),
     "grad_bias": ("grad_out",),
+    "max_pool": ("x",),
+    "max_pool_grad": ("x", "grad_out"),
 }
 
 _INT64_MAX = 2**63 - 1

@@ -17,9 +17,11 @@ import numpy as np
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 Shape4 = tuple[int, int, int, int]
-Op = Literal["forward", "grad_input", "grad_weight", "grad_bias"]
+Op = Literal["forward", "grad_input", "grad_weight", "grad_bias", "max_pool", "max_pool_grad"]
 
 OPS: tuple[Op, ...] = ("forward", "grad_input", "grad_weight", "grad_bias")
+#: What a backend may offer besides: its spec lists them, or it does not have them.
+POOL_OPS: tuple[Op, ...] = ("max_pool", "max_pool_grad")
 BOUNDARIES = ("constant", "reflect", "edge", "wrap", "symmetric")
 LAYOUTS = ("NCHW", "NHWC")
 ACCURACIES = ("strict", "standard", "fast")
@@ -39,18 +41,25 @@ class Problem:
 
     and ``op`` says which part of it is asked for:
 
-    ===========  =====================  =======================
-    op           operands               result
-    ===========  =====================  =======================
-    forward      x, weight [, bias K]   y         output_shape
-    grad_input   g, weight [, bias C]   dL/dx     input_shape
-    grad_weight  x, g                   dL/dw     weight_shape
-    grad_bias    g                      dL/dbias  (K,)
-    ===========  =====================  =======================
+    =============  =====================  =======================
+    op             operands               result
+    =============  =====================  =======================
+    forward        x, weight [, bias K]   y         output_shape
+    grad_input     g, weight [, bias C]   dL/dx     input_shape
+    grad_weight    x, g                   dL/dw     weight_shape
+    grad_bias      g                      dL/dbias  (K,)
+    max_pool       x                      y         output_shape
+    max_pool_grad  x, g                   dL/dx     input_shape
+    =============  =====================  =======================
 
     ``grad_bias`` is described as a 1x1 depthwise problem: ``input_shape`` equals
     ``output_shape`` and ``weight_shape`` is (K, 1, 1, 1).  Gradients are plain
     transposes: complex weights are not conjugated.
+
+    The two of ``POOL_OPS`` are depthwise too, ``weight_shape`` is (C, 1, R, S), and there is no
+    weight: an element of y is the largest pixel of its window.  What stands in the padding is
+    never chosen, every window holds a pixel, NaN is larger than any number, and of equal pixels
+    the first, row by row, is the one whose gradient counts.  Their dtype is a real floating one.
 
     Attributes
     ----------
@@ -106,14 +115,21 @@ class Problem:
     def operand_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the operands as they lie in memory, bias left out."""
         x, w, y = self.in_memory(self.input_shape), self.weight_shape, self.in_memory(self.output_shape)
-        return {"forward": (x, w), "grad_input": (y, w), "grad_weight": (x, y), "grad_bias": (y,)}[self.op]
+        return {
+            "forward": (x, w),
+            "grad_input": (y, w),
+            "grad_weight": (x, y),
+            "grad_bias": (y,),
+            "max_pool": (x,),
+            "max_pool_grad": (x, y),
+        }[self.op]
 
     @property
     def result_shape(self) -> tuple[int, ...]:
         """Shape of the result as it lies in memory."""
-        if self.op == "forward":
+        if self.op in ("forward", "max_pool"):
             return self.in_memory(self.output_shape)
-        if self.op == "grad_input":
+        if self.op in ("grad_input", "max_pool_grad"):
             return self.in_memory(self.input_shape)
         return self.weight_shape if self.op == "grad_weight" else self.weight_shape[:1]
 
@@ -124,7 +140,7 @@ class Problem:
 
     @property
     def reduction_length(self) -> int:
-        """The largest number of products summed into one element of the result."""
+        """The largest number of products, or for a gradient of ``POOL_OPS`` of windows, summed into one element."""
         n, k, p, q = self.output_shape
         _, c, r, s = self.weight_shape
         return {
@@ -132,6 +148,8 @@ class Problem:
             "grad_input": k // self.groups * r * s * self.positions_per_pixel,
             "grad_weight": n * p * q,
             "grad_bias": n * p * q,
+            "max_pool": 1,
+            "max_pool_grad": -(-r // self.stride[0]) * -(-s // self.stride[1]),
         }[self.op]
 
     @property
@@ -142,9 +160,11 @@ class Problem:
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of the direct algorithm, padding included."""
+        """Multiplications and additions of the direct algorithm, padding included; for ``POOL_OPS``, comparisons."""
         if self.op == "grad_bias":
             return math.prod(self.output_shape)
+        if self.op in POOL_OPS:
+            return math.prod(self.output_shape) * math.prod(self.weight_shape[2:])
         return 2 * math.prod(self.output_shape) * math.prod(self.weight_shape[1:])
 
     @property

@@ -16,10 +16,12 @@ import numpy as np
 import pluggy
 
 from convcore.errors import BrokenBackend, KernelBuildError, NoDevice, UnknownBackend, UnsupportedProblem
-from convcore.problem import HOST_ARRAY, OPS, Padding, Pair, Problem, Shape4
+from convcore.problem import HOST_ARRAY, OPS, POOL_OPS, Padding, Pair, Problem, Shape4
 
 __all__ = [
     "HOST_ARRAY",
+    "OPS",
+    "POOL_OPS",
     "Backend",
     "BackendSpec",
     "BrokenBackend",
@@ -59,6 +61,7 @@ class BackendSpec:
         NumPy dtype names it computes in.
     ops, layouts, boundaries, device_kinds : tuple of str
         The operations, memory layouts and boundary modes it knows; the kinds of device it uses.
+        ``OPS`` are those of a correlation; a backend that pools lists ``(*OPS, *POOL_OPS)``.
     array_types : tuple of str
         Qualified names of the array types it takes and returns.
     """
@@ -117,8 +120,8 @@ class Plan(ABC):
     def run(self, first: Any, second: Any, bias: Any, out: Any) -> None:
         """Compute into ``out``, all of it; raise before the first write, or not at all.
 
-        The operands are those of ``problem.op`` (see :class:`Problem`; ``second`` is None for
-        grad_bias, ``bias`` is None without one), C-contiguous, aligned, in native byte order and
+        The operands are those of ``problem.op`` (see :class:`Problem`; ``second`` is None where it
+        has one only, ``bias`` is None without one), C-contiguous, aligned, in native byte order and
         of the problem's shapes and dtypes.  ``out`` is too, and overlaps none of them.
         """
 

@@ -300,7 +300,8 @@ BAD_OTHERS = {
         lambda: convcore.plan("conv3d", X, W),
         ValueError,
         "plan: `op` must be one of conv2d, conv2d_grad_input, conv2d_grad_weight, conv2d_grad_bias, "
-        "conv_transpose2d, forward, grad_input, grad_weight, grad_bias, got 'conv3d'; did you mean 'conv2d'?",
+        "conv_transpose2d, max_pool2d, max_pool2d_grad, forward, grad_input, grad_weight, grad_bias, max_pool, "
+        "max_pool_grad, got 'conv3d'; did you mean 'conv2d'?",
     ),
     "plan: operand missing": (lambda: convcore.plan("forward", X), TypeError, "plan: forward needs `weight`"),
     "plan: too many": (
@@ -313,6 +314,38 @@ BAD_OTHERS = {
         ValueError,
         "explain: `keyword` must be one of grad_out, stride, padding, dilation, groups, boundary, fill_value, layout, "
         "accuracy, algorithm, workspace_limit, got 'strides'; did you mean 'stride'?",
+    ),
+    "max_pool2d: padding": (
+        lambda: convcore.max_pool2d(X, 2, padding=(0, 2)),
+        ValueError,
+        "max_pool2d: `padding` must be smaller than the kernel, got padding (2, 2), kernel (2, 2): "
+        "a window would hold no pixel",
+    ),
+    "max_pool2d: does not fit": (
+        lambda: convcore.max_pool2d(X, (2, 8)),
+        ValueError,
+        "max_pool2d: the kernel must fit into the padded input, got kernel (2, 8), input (6, 7), padding (0, 0)",
+    ),
+    "max_pool2d: integers": (
+        lambda: convcore.max_pool2d(X.astype(int), 2),
+        TypeError,
+        "max_pool2d: `x` must be floating, got int64",
+    ),
+    "max_pool2d_grad: shape": (
+        lambda: convcore.max_pool2d_grad(X, X, 2),
+        ValueError,
+        "max_pool2d_grad: `grad_out` must have the shape of the forward result, (2, 4, 3, 3), got (2, 4, 6, 7)",
+    ),
+    "max_pool2d_grad: dtype": (
+        lambda: convcore.max_pool2d_grad(X, np.ones((2, 4, 3, 3)), 2),
+        TypeError,
+        "max_pool2d_grad: `grad_out` must have the dtype of `x`, got x float32, grad_out float64; "
+        "convert one with .astype()",
+    ),
+    "plan: pooling with dilation": (
+        lambda: convcore.plan("max_pool2d", X, 2, dilation=2),
+        ValueError,
+        "max_pool2d: pooling has no `dilation`, `groups` or `boundary`",
     ),
     "as_matrix: does not fit": (
         lambda: convcore.as_matrix(W[0, 0], (2, 5)),

@@ -5,6 +5,7 @@ How a problem becomes work::
     backend.py       CPUBackend.plan(problem)
     plans.py           chooses the algorithm -> Program: steps, their sizes and offset tables
     correlate.py         of forward and grad_input, sliding.py where groups are small; grad_weight.py of grad_weight
+    pool.py              of the maximum over windows and its gradient
     layout.py              where operands lie, what is packed, the workspace
     geometry.py            the offset of every tap; tiles.py the micro-kernel that takes the fewest cycles
     engine.pyx         binds the program to C structures; owns memory and the way to and from Python
@@ -15,7 +16,7 @@ How a problem becomes work::
 
 from __future__ import annotations
 
-from convcore.spi import BackendSpec, hookimpl
+from convcore.spi import OPS, POOL_OPS, BackendSpec, hookimpl
 
 
 @hookimpl
@@ -28,6 +29,7 @@ def convcore_backends() -> list[BackendSpec]:
             version="0.1.0",
             summary="SIMD micro-kernels on all cores (SSE2, AVX2, AVX-512, NEON)",
             install_hint="reinstall convcore where a C compiler with OpenMP is at hand",
+            ops=(*OPS, *POOL_OPS),
             dtypes=(
                 "float32",
                 "float64",

@@ -128,6 +128,7 @@ cdef union StepData:
     kernels.taps_step taps
     kernels.fold_step fold
     kernels.sum_step sum
+    kernels.pool_step pool
 
 
 cdef struct BoundStep:
@@ -225,6 +226,8 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.fold.column_of = <const index_t *> _table(step, "column_of")
     elif kind == "sum":
         data.sum.sizes = step.sizes
+    elif kind in ("maxpool", "maxpoolgrad"):
+        data.pool.sizes = step.sizes
     return 0
 
 

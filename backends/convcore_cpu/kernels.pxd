@@ -202,6 +202,15 @@ cdef extern from "kernels/steps.h" nogil:
     ctypedef struct sum_step:
         sum_sizes sizes
 
+    ctypedef struct pool_sizes:
+        index_t in_image, in_channel, in_line, out_image, out_channel, out_line, column
+        index_t channels, height, width, out_height, out_width
+        index_t kernel_height, kernel_width, line_step, column_step, top, left
+        index_t blocks, lines_per_block
+
+    ctypedef struct pool_step:
+        pool_sizes sizes
+
     ctypedef struct named_task:
         const char *name
         task_function function

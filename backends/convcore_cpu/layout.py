@@ -128,8 +128,7 @@ class Layout:
             "forward": (x * first, 0, y * result),
             "grad_input": (y * first, 0, x * result),
             "grad_weight": (x * first, y * second, 0),
-            "grad_bias": (0, 0, 0),
-        }[self.problem.op]
+        }.get(self.problem.op, (0, 0, 0))
 
     # -- workspace --
 

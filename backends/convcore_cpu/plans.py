@@ -15,6 +15,7 @@ from convcore_cpu.correlate import forward, grad_input
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.grad_weight import grad_weight_direct, grad_weight_dot
 from convcore_cpu.layout import Layout
+from convcore_cpu.pool import max_pool
 from convcore_cpu.program import FIRST, Program, Step, UnsupportedError
 from convcore_cpu.sliding import forward_sliding, grad_input_sliding
 from convcore_cpu.winograd import winograd
@@ -86,4 +87,6 @@ ALGORITHMS: dict[str, dict[str, Callable[[Layout], Program]]] = {
     "grad_input": {"direct": grad_input, "sliding": grad_input_sliding, **_winograd(winograd)},
     "grad_weight": {"direct": grad_weight_direct, "dot": grad_weight_dot, **_winograd(winograd_grad_weight)},
     "grad_bias": {"direct": _grad_bias},
+    "max_pool": {"direct": max_pool},
+    "max_pool_grad": {"direct": max_pool},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from convcore.spi import BackendSpec, hookimpl
+from convcore.spi import OPS, POOL_OPS, BackendSpec, hookimpl
 
 _DTYPES = ("f2", "f4", "f8", "g", "c8", "c16", "i1", "i2", "i4", "i8", "u1", "u2", "u4")
 
@@ -18,6 +18,7 @@ def convcore_backends() -> list[BackendSpec]:
             factory="convcore_numpy.backend:NumPyBackend",
             version=np.__version__,
             summary="plain NumPy: every dtype and boundary, one matrix product per kernel tap",
+            ops=(*OPS, *POOL_OPS),
             dtypes=tuple(np.dtype(code).name for code in _DTYPES),
             layouts=("NCHW", "NHWC"),
             boundaries=("constant", "reflect", "edge", "wrap", "symmetric"),

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from convcore.spi import Backend, Plan, Problem
+from convcore.spi import POOL_OPS, Backend, Plan, Problem
 
 Array = np.ndarray[Any, Any]
 Window = tuple[Any, ...]
@@ -33,6 +33,8 @@ class NumPyBackend(Backend):
         """Refuse only named algorithms other than "direct" and workspaces that are too small."""
         if problem.algorithm not in (None, "direct"):
             return f"the only algorithm is 'direct', got algorithm={problem.algorithm!r}"
+        if problem.op in POOL_OPS and problem.result_dtype.kind != "f":
+            return f"it pools real floating dtypes only, got {problem.result_dtype}"
         needed = _PLANS[problem.op](problem).workspace_bytes
         if problem.workspace_limit is not None and needed > problem.workspace_limit:
             return f"needs {needed} bytes of workspace, got workspace_limit={problem.workspace_limit}"
@@ -145,11 +147,61 @@ class _GradBias(Plan):
             out[...] = _channels_first(first, self.problem).sum(axis=(0, 2, 3), dtype=_accumulator(self.problem))
 
 
+class _MaxPool(Plan):
+    """The maximum tap by tap, each tap where its window holds pixels."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        n, c, p, q = problem.output_shape
+        # A comparison, and for the gradient the best so far and the tap it came from.
+        windows = n * c * p * q * (problem.result_dtype.itemsize + 2)
+        self.workspace_bytes = windows * (2 if problem.op == "max_pool_grad" else 1)
+
+    def taps(self) -> Iterator[tuple[tuple[int, int], Window, Window]]:
+        """Yield for each tap (r, s), row by row, the windows that have a pixel there, and those pixels."""
+        (top, _), (left, _) = self.problem.padding
+        (_, _, h, w), (_, _, p, q) = self.problem.input_shape, self.problem.output_shape
+        (_, _, height, width), (sh, sw) = self.problem.weight_shape, self.problem.stride
+        for r, s in np.ndindex(height, width):
+            rows, lines = _inside(r - top, sh, h, p)
+            columns, pixels = _inside(s - left, sw, w, q)
+            yield (r, s), (..., rows, columns), (..., lines, pixels)
+
+    def run(self, first: Array, second: None, bias: None, out: Array) -> None:
+        with np.errstate(all="ignore"):
+            x, y = _channels_first(first, self.problem), _channels_first(out, self.problem)
+            y[...] = -np.inf
+            for _, windows, pixels in self.taps():
+                np.maximum(y[windows], x[pixels], out=y[windows])
+
+
+class _MaxPoolGrad(_MaxPool):
+    """Finds for each window the first tap with its largest pixel, and adds the gradient there."""
+
+    def run(self, first: Array, second: Array, bias: None, out: Array) -> None:
+        with np.errstate(all="ignore"):
+            x, grad_out = (_channels_first(array, self.problem) for array in (first, second))
+            grad = _channels_first(out, self.problem)
+            best, chosen = np.full(self.problem.output_shape, -np.inf, x.dtype), np.full(self.problem.output_shape, -1)
+            for tap, (_, windows, pixels) in enumerate(self.taps()):
+                candidate = x[pixels]
+                better = (chosen[windows] < 0) | (candidate > best[windows])
+                better |= np.isnan(candidate) & ~np.isnan(best[windows])
+                best[windows] = np.where(better, candidate, best[windows])
+                chosen[windows] = np.where(better, tap, chosen[windows])
+            total = np.zeros(self.problem.input_shape, _accumulator(self.problem))
+            for tap, (_, windows, pixels) in enumerate(self.taps()):
+                total[pixels] += np.where(chosen[windows] == tap, grad_out[windows], 0)
+            grad[...] = total
+
+
 _PLANS: dict[str, type[Plan]] = {
     "forward": _Forward,
     "grad_input": _GradInput,
     "grad_weight": _GradWeight,
     "grad_bias": _GradBias,
+    "max_pool": _MaxPool,
+    "max_pool_grad": _MaxPoolGrad,
 }
 
 
@@ -168,6 +220,14 @@ def _sources(size: int, padding: tuple[int, int], boundary: str) -> Array:
     repeated = boundary == "symmetric"
     period = 2 * size if repeated else max(2 * size - 2, 1)
     return np.minimum(position % period, (-position - repeated) % period)
+
+
+def _inside(start: int, stride: int, size: int, count: int) -> tuple[slice, slice]:
+    """Return which of ``count`` positions start + i*stride are among 0 .. size-1, and where those are."""
+    first = max(-(start // stride), 0)
+    inside = max(min((size - 1 - start) // stride, count - 1) - first + 1, 0)
+    begin = start + first * stride
+    return slice(first, first + inside), slice(begin, begin + inside * stride, stride)
 
 
 def _channels_first(images: Array, problem: Problem) -> Array:

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convcore import select
-from convcore.problem import HOST_ARRAY, OPS, Op
+from convcore.problem import HOST_ARRAY, OPS, POOL_OPS, Op
 from convcore.registry import registry
 from convcore.spi import Device
 from convcore.testing.engine import Engine, packages_that_run, poisoned
@@ -50,6 +50,7 @@ _SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
 )
+ALL_OPS = (*OPS, *POOL_OPS)
 _LAWFUL = ("plain", "groups-odd", "stride-2", "stride-beyond-kernel", "dilation-stride", "padding-beyond-kernel")
 
 
@@ -68,7 +69,7 @@ class BackendConformance:
             assert getattr(spec, feature), f"the spec advertises no {feature}"
         unknown = set(spec.dtypes) - set(DTYPES)
         assert not unknown, f"the spec advertises unknown dtypes: {', '.join(sorted(unknown))}"
-        assert set(spec.ops) <= set(OPS), f"the spec advertises unknown ops: {spec.ops}"
+        assert set(spec.ops) <= set(ALL_OPS), f"the spec advertises unknown ops: {spec.ops}"
 
     def test_probe(self, convcore_engine: Engine) -> None:
         """Probing lists devices."""
@@ -77,11 +78,13 @@ class BackendConformance:
         assert devices, "probe() must list a device, or say in words why there is none"
         assert all(isinstance(device, Device) for device in devices), f"probe() must list Device, got {devices!r}"
 
-    @pytest.mark.parametrize("op", OPS)
+    @pytest.mark.parametrize("op", ALL_OPS)
     def test_does_something(self, convcore_engine: Engine, op: Op) -> None:
         """An advertised op is computed in every advertised dtype, at least for a plain 3x3 kernel."""
         spec = convcore_engine.spec
         for dtype in spec.dtypes:
+            if op in POOL_OPS and np.dtype(dtype).kind != "f":
+                continue  # there is no such problem
             problem = make_problem(op, dtypes=(dtype, dtype), bias=False, layout=spec.layouts[0])
             computed = convcore_engine.verify(problem, random_operands(problem))
             assert computed or op not in spec.ops, (
@@ -118,13 +121,23 @@ class BackendConformance:
         problem = data.draw(problems([op], spec.dtypes, spec.layouts, spec.boundaries))
         convcore_engine.verify(problem, data.draw(operands(problem)))
 
+    @given(data=st.data())
+    @_SETTINGS
+    @pytest.mark.parametrize("op", POOL_OPS)
+    def test_any_windows(self, convcore_engine: Engine, op: Op, data: st.DataObject) -> None:
+        """Any windows, dtype and memory layout that is advertised is pooled right, or refused in words."""
+        spec = convcore_engine.spec
+        dtypes = [dtype for dtype in spec.dtypes if np.dtype(dtype).kind == "f"]
+        problem = data.draw(problems([op], dtypes or ["float32"], spec.layouts, ["constant"]))
+        convcore_engine.verify(problem, data.draw(operands(problem)))
+
     @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
-    @pytest.mark.parametrize("op", OPS[:3])
+    @pytest.mark.parametrize("op", [*OPS[:3], *POOL_OPS])
     @pytest.mark.parametrize("geometry", _LAWFUL)
     def test_not_a_number(self, convcore_engine: Engine, geometry: str, op: Op, special: float) -> None:
         """NaN and infinities in either operand reach the elements the formula sends them to, and no others."""
         problem = make_problem(op, **GEOMETRIES[geometry])
-        for victim in (0, 1):
+        for victim in range(len(problem.operand_shapes)):
             drawn = random_operands(problem)
             array = drawn[victim]
             assert array is not None
@@ -144,7 +157,7 @@ class BackendConformance:
     # ------------------------------------------------------------ memory
 
     @pytest.mark.parametrize("memory", MEMORIES)
-    @pytest.mark.parametrize("op", OPS)
+    @pytest.mark.parametrize("op", ALL_OPS)
     def test_memory_layout(self, convcore_engine: Engine, op: Op, memory: str) -> None:
         """Operands may lie in memory in any way, and stay as they are."""
         problem = make_problem(op, **GEOMETRIES["stride-2"])
@@ -153,7 +166,7 @@ class BackendConformance:
         convcore_engine.verify(problem, (first, second, bias))
 
     @pytest.mark.parametrize("memory", ["guarded", "fortran", "negative", "strided", "byteswapped", "misaligned"])
-    @pytest.mark.parametrize("op", OPS)
+    @pytest.mark.parametrize("op", ALL_OPS)
     def test_out(self, convcore_engine: Engine, op: Op, memory: str) -> None:
         """``out`` is written completely, whatever its memory layout, and nothing beside it is."""
         problem = make_problem(op, **GEOMETRIES["padding-one-side"])
@@ -187,7 +200,7 @@ class BackendConformance:
 
     # ------------------------------------------------------------ the same, every time
 
-    @pytest.mark.parametrize("op", OPS)
+    @pytest.mark.parametrize("op", ALL_OPS)
     def test_deterministic(self, convcore_engine: Engine, op: Op) -> None:
         """The same operands give the same bits, also from several threads at once."""
         problem = make_problem(op, images=3, channels=(8, 16), size=(17, 19), padding=((1, 1), (1, 1)))
@@ -220,7 +233,7 @@ class BackendConformance:
 
     # ------------------------------------------------------------ what the caller demands
 
-    @pytest.mark.parametrize("op", OPS)
+    @pytest.mark.parametrize("op", ALL_OPS)
     def test_named_algorithm(self, convcore_engine: Engine, op: Op) -> None:
         """A named algorithm runs or is refused; it is never replaced."""
         problem = make_problem(op)
@@ -234,7 +247,7 @@ class BackendConformance:
         assert convcore_engine.refusal(unknown), "accepts an algorithm that does not exist"
 
     @pytest.mark.parametrize("limit", [0, 2**40])
-    @pytest.mark.parametrize("op", OPS)
+    @pytest.mark.parametrize("op", ALL_OPS)
     def test_workspace_limit(self, convcore_engine: Engine, op: Op, limit: int) -> None:
         """A plan keeps to ``workspace_limit``, or the problem is refused."""
         problem = make_problem(op, **GEOMETRIES["same"], workspace_limit=limit)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from convcore.problem import Pair, Problem
+from convcore.problem import POOL_OPS, Pair, Problem
 
 Array = np.ndarray[Any, Any]
 
@@ -26,7 +26,7 @@ def reference(problem: Problem, first: Array, second: Array | None = None, bias:
     problem : Problem
         Operation and geometry; its dtypes are not looked at.
     first, second : ndarray
-        The operands of ``problem.op``, of the problem's shapes and layout; no ``second`` for grad_bias.
+        The operands of ``problem.op``, of the problem's shapes and layout; no ``second`` where it has one only.
     bias : ndarray, optional
         Shape (result channels,).
 
@@ -41,6 +41,9 @@ def reference(problem: Problem, first: Array, second: Array | None = None, bias:
             return _grad_weight(problem, _images(first, problem), _images(second, problem))
         if problem.op == "grad_bias":
             return _grad_bias(_images(first, problem))
+        if problem.op in POOL_OPS:
+            result = _max_pool(problem, _images(first, problem), None if second is None else _images(second, problem))
+            return result if problem.layout == "NCHW" else result.transpose(0, 2, 3, 1)
         assert second is not None
         compute = _forward if problem.op == "forward" else _grad_input
         result = compute(problem, _images(first, problem), widen(second))
@@ -123,6 +126,26 @@ def _grad_bias(grad_out: Array) -> Array:
     for n, p, q in np.ndindex(grad_out.shape[0], *grad_out.shape[2:]):
         grad += grad_out[n, :, p, q]
     return grad
+
+
+def _max_pool(problem: Problem, x: Array, grad_out: Array | None) -> Array:
+    """Return the largest pixel of each window, or with ``grad_out`` the sums of it over the windows a pixel wins."""
+    result = _zeros(problem.output_shape if grad_out is None else problem.input_shape, x)
+    best: dict[tuple[int, ...], tuple[Any, Pair]] = {}
+    for (p, q), _, pixel in _terms(problem):
+        if pixel is None:
+            continue
+        for n, c in np.ndindex(problem.input_shape[:2]):
+            value = x[(n, c, *pixel)]
+            known = best.get((n, c, p, q))
+            if known is None or value > known[0] or (np.isnan(value) and not np.isnan(known[0])):
+                best[n, c, p, q] = value, pixel
+    for (n, c, p, q), (value, pixel) in best.items():
+        if grad_out is None:
+            result[n, c, p, q] = value
+        else:
+            result[(n, c, *pixel)] += grad_out[n, c, p, q]
+    return result
 
 
 def _images(array: Array, problem: Problem) -> Array:

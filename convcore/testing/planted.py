@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import convcore
-from convcore.problem import BOUNDARIES, LAYOUTS, Problem
+from convcore.problem import BOUNDARIES, LAYOUTS, OPS, POOL_OPS, Problem
 from convcore.spi import Backend, BackendSpec, Plan, UnsupportedProblem, hookimpl
 from convcore.testing.oracle import Array, reference
 
@@ -249,10 +249,28 @@ class Greedy(Faultless):
         return plan
 
 
+class LastOfEqual(Faultless):
+    """Gives the gradient of a maximum to the last of equal pixels."""
+
+    def _run(self, problem: Problem, first: Array, second: Array | None, bias: Array | None, out: Array) -> None:
+        if problem.op == "max_pool_grad":
+            first = first + np.linspace(0, 0.4, first.size).reshape(first.shape)
+        super()._run(problem, first, second, bias, out)
+
+
+class ZeroPadding(Faultless):
+    """Takes the padding around a maximum for zeros."""
+
+    def _run(self, problem: Problem, first: Array, second: Array | None, bias: Array | None, out: Array) -> None:
+        super()._run(problem, first, second, bias, out)
+        if problem.op == "max_pool" and np.any(problem.padding):
+            np.maximum(out, 0, out=out)
+
+
 _CLASSES = (
     Faultless, Empty, Wordless, Promising, Liar, WrongDtype, Flipped, NoStride, NoDilation, SwappedPadding,
     WrongBoundary, WrongFill, Interleaved, HalfPrecision, NaNCleaner, DroppedTile, Accumulating, Overrunning, Mutating,
-    NoBias, Random, Fallback, Substitute, Greedy,
+    NoBias, Random, Fallback, Substitute, Greedy, LastOfEqual, ZeroPadding,
 )  # fmt: skip
 
 #: The backends by name.
@@ -267,6 +285,7 @@ def convcore_backends() -> list[BackendSpec]:
             name=name,
             factory=f"{__name__}:{cls.__name__}",
             summary=f"for testing the conformance kit: {cls.__doc__}",
+            ops=(*OPS, *POOL_OPS),
             dtypes=("float32", "float64", "int64"),
             layouts=LAYOUTS,
             boundaries=BOUNDARIES,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convcore.problem import BOUNDARIES, OPS, Op, Padding, Pair, Problem, output_size
+from convcore.problem import BOUNDARIES, OPS, POOL_OPS, Op, Padding, Pair, Problem, output_size
 from convcore.testing.oracle import Array
 
 #: Every dtype a backend may be asked for; "longdouble" goes by another name on each platform.
@@ -79,7 +79,9 @@ def make_problem(
 
 
 def sibling(problem: Problem, op: Op) -> Problem:
-    """Turn a forward problem into the problem of one of its gradients; the bias stays where it can."""
+    """Turn a forward problem into that of one of its gradients, or of pooling; the bias stays where it can."""
+    if op in POOL_OPS:
+        return _pooling(problem, op)
     if op == "grad_bias":
         channels = problem.output_shape[1]
         return dataclasses.replace(
@@ -99,6 +101,25 @@ def sibling(problem: Problem, op: Op) -> Problem:
     return dataclasses.replace(problem, op=op, bias=problem.bias and op != "grad_weight")
 
 
+def _pooling(problem: Problem, op: Op) -> Problem:
+    """Pool over windows of the kernel's size, as far apart as its positions are; every window holds a pixel."""
+    (n, channels, *size), kernel, stride = problem.input_shape, problem.weight_shape[2:], problem.stride
+    padding = [(min(problem.padding[a][0], kernel[a] - 1), min(problem.padding[a][1], kernel[a] - 1)) for a in (0, 1)]
+    p, q = (output_size(size[a], kernel[a], stride[a], padding[a], 1) for a in (0, 1))
+    return dataclasses.replace(
+        problem,
+        op=op,
+        weight_shape=(channels, 1, *kernel),
+        output_shape=(n, channels, p, q),
+        padding=(padding[0], padding[1]),
+        dilation=(1, 1),
+        groups=channels,
+        boundary="constant",
+        fill_value=0.0,
+        bias=False,
+    )
+
+
 def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Draw normal deviates, or integers of up to 99 and of both signs where there are any."""
     if dtype.kind in "iu":
@@ -108,11 +129,16 @@ def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dty
 
 
 def random_operands(problem: Problem, seed: int = 0) -> Operands:
-    """Draw the operands of a problem: first, second (None for grad_bias) and bias (None without one)."""
+    """Draw the operands of a problem: first, second (None where it has one only) and bias (None without one).
+
+    Pixels to be pooled are whole numbers, many of them equal.
+    """
     rng = np.random.default_rng(seed)
     drawn = [
         random_array(rng, shape, dtype) for shape, dtype in zip(problem.operand_shapes, problem.dtypes, strict=False)
     ]
+    if problem.op in POOL_OPS:
+        drawn[0] = np.rint(drawn[0])
     bias = random_array(rng, (problem.result_channels,), problem.result_dtype) if problem.bias else None
     return drawn[0], drawn[1] if len(drawn) > 1 else None, bias
 
@@ -202,6 +228,13 @@ def _case_list() -> dict[str, Problem]:
         cases[f"{op}-uint8-int16"] = make_problem(op, **_ODD, dtypes=("uint8", "int16"), fill_value=200)
         cases[f"{op}-complex-fill"] = make_problem(op, **_ODD, dtypes=("complex64", "complex64"), fill_value=1 - 2j)
         cases[f"{op}-without-bias"] = make_problem(op, bias=False)
+    for op in POOL_OPS:
+        for name, arguments in GEOMETRIES.items():
+            if not name.startswith(("fill", "dilation", "groups", "cropped", "full")):
+                cases[f"{op}-{name}"] = make_problem(op, **arguments)
+        for dtype in (name for name in DTYPES if np.dtype(name).kind == "f"):
+            cases[f"{op}-{dtype}"] = make_problem(op, **_ODD, dtypes=(dtype, dtype))
+            cases[f"{op}-{dtype}-nhwc"] = make_problem(op, **_ODD, dtypes=(dtype, dtype), layout="NHWC")
     for op in OPS[:3]:
         for boundary in BOUNDARIES[1:]:
             for name in (

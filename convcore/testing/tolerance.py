@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from convcore.problem import Problem
+from convcore.problem import POOL_OPS, Problem
 from convcore.testing.oracle import Array, reference
 
 #: c, by algorithm.  One that sums the products of the formula, in whatever order, is held to that of
@@ -49,10 +49,13 @@ def allowed_error(
     Two additions to the rule: the smallest normal number, because a device may flush smaller
     ones to zero, and where the result is stored in half precision, one unit in the last place.
     """
-    magnitudes = dataclasses.replace(problem, fill_value=abs(problem.fill_value)), np.abs(first), _abs(second)
-    if algorithm in TILES:
-        magnitudes = _of_tiles(*magnitudes, TILES[algorithm])
-    scale = reference(*magnitudes, bias=_abs(bias))
+    if problem.op in POOL_OPS:  # the maximum is exact, its gradient a sum
+        scale = np.zeros(problem.result_shape) if second is None else reference(problem, first, np.abs(second))
+    else:
+        magnitudes = dataclasses.replace(problem, fill_value=abs(problem.fill_value)), np.abs(first), _abs(second)
+        if algorithm in TILES:
+            magnitudes = _of_tiles(*magnitudes, TILES[algorithm])
+        scale = reference(*magnitudes, bias=_abs(bias))
     limits = np.finfo(accumulation_dtype(problem))
     length = problem.reduction_length + problem.bias
     constant = ERROR_CONSTANTS.get(algorithm, ERROR_CONSTANTS["direct"])

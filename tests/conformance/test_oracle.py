@@ -48,6 +48,14 @@ def test_gradients_by_hand():
     assert reference(sibling(problem, "grad_bias"), grad_out).tolist() == [12]
 
 
+def test_pooling_by_hand():
+    x = np.array([[[[1.0, 3, 3], [-2, np.nan, 0]]]])
+    problem = make_problem("max_pool", images=1, channels=(1, 1), size=(2, 3), kernel=(1, 2), padding=((0, 0), (1, 0)))
+    np.testing.assert_array_equal(reference(problem, x), [[[[1, 3, 3], [-2, np.nan, np.nan]]]])
+    grad_out = np.array([[[[1.0, 2, 4], [8, 16, 32]]]])
+    assert reference(sibling(problem, "max_pool_grad"), x, grad_out).tolist() == [[[[1, 6, 0], [8, 48, 0]]]]
+
+
 def test_integers_are_exact_beyond_int64():
     problem = make_problem(images=1, channels=(1, 1), size=(1, 2), kernel=(1, 2), bias=False)
     x, weight = np.full((1, 1, 1, 2), 2**62), np.full((1, 1, 1, 2), 2**62)

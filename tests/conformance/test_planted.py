@@ -33,6 +33,8 @@ FAULTS = {
     "planted-random": ("test_deterministic", "gives other bits when called again"),
     "planted-fallback": ("test_runs_itself", "computed by another backend: convcore_numpy"),
     "planted-substitute": ("test_named_algorithm", "accepts an algorithm that does not exist"),
+    "planted-lastofequal": ("test_value", WRONG),
+    "planted-zeropadding": ("test_value", WRONG),
     "planted-greedy": ("test_workspace_limit", "uses 1 bytes of workspace where 0 are allowed"),
 }
 

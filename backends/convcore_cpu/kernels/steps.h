@@ -197,6 +197,17 @@ typedef struct {
     sum_sizes sizes;
 } sum_step;
 
+/* pool.h: x and its gradient are in_*, y and its gradient out_* */
+typedef struct {
+    index_t in_image, in_channel, in_line, out_image, out_channel, out_line, column;
+    index_t channels, height, width, out_height, out_width;
+    index_t kernel_height, kernel_width, line_step, column_step, top, left;
+    index_t blocks, lines_per_block;
+} pool_sizes;
+typedef struct {
+    pool_sizes sizes;
+} pool_step;
+
 typedef struct {
     const char *name; /* step_dtype, or step_source_dtype */
     task_function function;

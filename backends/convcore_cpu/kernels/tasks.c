@@ -1,4 +1,5 @@
 /* The tasks of every step, instantiated for each element type, and the list that names them. */
+#include <math.h>
 #include <string.h>
 
 #include "element.h"
@@ -24,6 +25,7 @@ typedef uint32_t u32;
 #include "grads.h"
 #include "lines.h"
 #include "multiply.h"
+#include "pool.h"
 #include "reduce.h"
 #include "taps.h"
 #include "tiles.h"
@@ -43,6 +45,7 @@ typedef uint32_t u32;
 #include "grads.h"
 #include "lines.h"
 #include "multiply.h"
+#include "pool.h"
 #include "reduce.h"
 #include "taps.h"
 #include "tiles.h"
@@ -96,8 +99,9 @@ typedef uint32_t u32;
         {"exact_" #type, type##_exact}, {"fold_" #type, type##_fold}, {"lines_" #type, type##_lines},                  \
         {"reduce_" #type, type##_reduce},
 #define REAL(type)                                                                                                     \
-    {"grads_" #type, type##_grads}, {"multiply_" #type, type##_multiply}, {"taps_" #type, type##_taps},                \
-        {"tiles_" #type, type##_tiles}, {"weights_" #type, type##_weights},
+    {"grads_" #type, type##_grads}, {"maxpool_" #type, type##_max_pool}, {"maxpoolgrad_" #type, type##_max_pool_grad}, \
+        {"multiply_" #type, type##_multiply}, {"taps_" #type, type##_taps}, {"tiles_" #type, type##_tiles},            \
+        {"weights_" #type, type##_weights},
 #define FROM(source, type)                                                                                             \
     {"pack_" #source "_" #type, pack_##source##_##type}, {"sum_" #source "_" #type, sum_##source##_##type},
 
