@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -385,14 +384,10 @@ def _corr2d(
     backend: Any,
 ) -> Array:
     x, k = normalise.as_array(fn, "x", x), normalise.as_array(fn, "k", k)
-    if len(x.shape) not in (2, 3, 4):
-        raise ValueError(f"{fn}: `x` must have 2, 3 or 4 dimensions, got shape {x.shape}")
-    normalise.operand(fn, "k", k, ndim=2)
-    leading, (height, width) = x.shape[:-2], x.shape[-2:]
-    images, weight = x.reshape((math.prod(leading), 1, height, width)), k.reshape((1, 1, *k.shape))
+    images, weight = normalise.as_images(fn, x, k)
     geometry = (stride, padding, dilation, 1, boundary, fill_value, "NCHW", accuracy)
     y = calls.run(fn, (images, weight, None), geometry, (), backend, None)
-    return y.reshape((*leading, *y.shape[-2:]))
+    return y.reshape((*x.shape[:-2], *y.shape[-2:]))
 
 
 # ---------------------------------------------------------------- shapes and matrices

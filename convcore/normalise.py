@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -83,6 +84,15 @@ def is_device_array(value: Any) -> bool:
     return isinstance(getattr(value, "dtype", None), np.dtype) and not hasattr(value, "__array__")
 
 
+def as_images(fn: str, x: Any, k: Any) -> tuple[Any, Any]:
+    """Return an image or a stack of them as a batch of one channel, and a two-dimensional kernel as its weight."""
+    if len(x.shape) not in (2, 3, 4):
+        raise ValueError(f"{fn}: `x` must have 2, 3 or 4 dimensions, got shape {_shape(x.shape)}")
+    check_ndim(fn, "k", k, 2)
+    *leading, height, width = x.shape
+    return x.reshape((math.prod(leading), 1, height, width)), k.reshape((1, 1, *k.shape))
+
+
 def array_type(value: Any) -> str:
     """Return the qualified name by which backends list the array types they accept."""
     cls = type(value)
@@ -91,11 +101,7 @@ def array_type(value: Any) -> str:
 
 def operand(fn: str, name: str, array: Any, ndim: int = 4) -> Operand:
     """Describe an array, checking that its rank and dtype are ones convcore knows."""
-    if len(array.shape) != ndim:
-        axes = {1: "(channels,)", 2: "(rows, columns)", 4: "4 axes"}[ndim]
-        raise ValueError(
-            f"{fn}: `{name}` must have {ndim} dimension{'s'[: ndim > 1]}, {axes}, got shape {_shape(array.shape)}"
-        )
+    check_ndim(fn, name, array, ndim)
     return Operand(name, tuple(map(int, array.shape)), check_dtype(fn, name, array.dtype), array_type(array))
 
 
@@ -516,6 +522,15 @@ def _operand_fields(fn: str, operands: tuple[Operand, Operand], bias: Operand | 
         "bias": bias is not None,
         "arrays": first.arrays,
     }
+
+
+def check_ndim(fn: str, name: str, array: Any, ndim: int) -> None:
+    """Raise ValueError unless an array has ``ndim`` axes."""
+    if len(array.shape) != ndim:
+        axes = {1: "(channels,)", 2: "(rows, columns)", 4: "4 axes"}[ndim]
+        raise ValueError(
+            f"{fn}: `{name}` must have {ndim} dimension{'s'[: ndim > 1]}, {axes}, got shape {_shape(array.shape)}"
+        )
 
 
 def _check_weight_shape(fn: str, name: str, shape: tuple[int, ...]) -> None:
