@@ -25,6 +25,8 @@ POOL_OPS: tuple[Op, ...] = ("max_pool", "max_pool_grad")
 BOUNDARIES = ("constant", "reflect", "edge", "wrap", "symmetric")
 LAYOUTS = ("NCHW", "NHWC")
 ACCURACIES = ("strict", "standard", "fast")
+#: What a problem may ask for beyond one kernel on the pixels of an image; see :attr:`Problem.features`.
+FEATURES = ("padding", "stride", "bias", "dilation", "groups", "fill_value", "output_padding", "mixed_integers")
 HOST_ARRAY = "numpy.ndarray"
 
 _FLOAT32 = np.dtype(np.float32)
@@ -151,6 +153,29 @@ class Problem:
             "max_pool": 1,
             "max_pool_grad": -(-r // self.stride[0]) * -(-s // self.stride[1]),
         }[self.op]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Which of :data:`FEATURES` this problem needs.
+
+        "output_padding" is an output smaller than the geometry gives, as a transposed convolution may ask for.
+        """
+        (p, q), padded = self.output_shape[2:], self.padding != ((0, 0), (0, 0))
+        needed = {
+            "padding": padded,
+            "stride": self.stride != (1, 1),
+            "bias": self.bias,
+            "dilation": self.dilation != (1, 1),
+            "groups": self.groups > 1 and self.op not in ("grad_bias", *POOL_OPS),
+            "fill_value": padded and self.boundary == "constant" and self.fill_value != 0,
+            "output_padding": any(a < b for a, b in zip((p, q), map(output_size, *self._axes()), strict=True)),
+            "mixed_integers": self.dtypes[0] != self.dtypes[1],
+        }
+        return tuple(feature for feature in FEATURES if needed[feature])
+
+    def _axes(self) -> tuple[tuple[Any, Any], ...]:
+        """Return what :func:`output_size` takes, each of both axes."""
+        return self.input_shape[2:], self.weight_shape[2:], self.stride, self.padding, self.dilation
 
     @property
     def positions_per_pixel(self) -> int:

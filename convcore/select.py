@@ -193,6 +193,7 @@ def outside(spec: BackendSpec, problem: Problem) -> str:
         ("layout", problem.layout, spec.layouts),
         ("boundary", problem.boundary, spec.boundaries),
         *(("dtype", dtype.name, spec.dtypes) for dtype in dict.fromkeys(problem.dtypes)),
+        *(("feature", feature, spec.features) for feature in problem.features),
     )
     for feature, value, offered in wanted:
         if value not in offered:

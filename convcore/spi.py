@@ -8,7 +8,7 @@ one in under forty lines.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,9 +16,10 @@ import numpy as np
 import pluggy
 
 from convcore.errors import BrokenBackend, KernelBuildError, NoDevice, UnknownBackend, UnsupportedProblem
-from convcore.problem import HOST_ARRAY, OPS, POOL_OPS, Padding, Pair, Problem, Shape4
+from convcore.problem import FEATURES, HOST_ARRAY, OPS, POOL_OPS, Padding, Pair, Problem, Shape4
 
 __all__ = [
+    "FEATURES",
     "HOST_ARRAY",
     "OPS",
     "POOL_OPS",
@@ -64,6 +65,11 @@ class BackendSpec:
         ``OPS`` are those of a correlation; a backend that pools lists ``(*OPS, *POOL_OPS)``.
     array_types : tuple of str
         Qualified names of the array types it takes and returns.
+    features : tuple of str
+        What it can do beyond one kernel on the pixels of an image: see :data:`FEATURES`.
+    exceptions : mapping of str to str
+        What it may decline although all of the above speak for it, and why: "dtype=float64 op=grad_weight" and the
+        reason in words.  The conformance kit counts them; ``docs/conformance.md`` has the keys.
     """
 
     name: str
@@ -77,6 +83,8 @@ class BackendSpec:
     boundaries: tuple[str, ...] = ("constant",)
     device_kinds: tuple[str, ...] = ("cpu",)
     array_types: tuple[str, ...] = (HOST_ARRAY,)
+    features: tuple[str, ...] = FEATURES
+    exceptions: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import png
@@ -184,17 +185,20 @@ def test_explain_knows_every_op(run, op):
     assert problem["output_shape"] == [2, 6, 4, 9]
 
 
-def test_test_hands_the_backend_and_the_rest_to_pytest(run, monkeypatch):
+def test_test_runs_the_kit_in_a_pytest_of_its_own(run, monkeypatch):
     seen = []
 
     class Finished:
         returncode = 5
 
-    monkeypatch.setattr("subprocess.run", lambda command: seen.append(command) or Finished)
-    status, _, _ = run("test", "numpy", "-x", "-k", "gradients")
-    kit = ["--pyargs", "convcore.testing.conformance", "--convcore-backend", "numpy"]
-    assert seen == [[sys.executable, "-m", "pytest", *kit, "-x", "-k", "gradients"]]
-    assert status == 5
+    monkeypatch.setattr("subprocess.run", lambda command, env: seen.append(command) or Finished)
+    status, _, _ = run("test", "numpy", "--profile", "quick", "--report", "r.json", "-x", "-k", "gradients")
+    (command,) = seen
+    assert command[0] == sys.executable
+    options = ["--convcore-backend", "numpy", "--convcore-profile", "quick", "--convcore-table"]
+    options += ["--convcore-report", str(Path("r.json").absolute())]
+    assert command[-len(options) - 3 :] == [*options, "-x", "-k", "gradients"]
+    assert status == 1
 
 
 # ---------------------------------------------------------------- what goes wrong

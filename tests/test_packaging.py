@@ -50,7 +50,7 @@ def test_an_sdist_builds_a_wheel_with_everything_it_needs_and_no_sources_in_c(tm
     with ZipFile(wheel) as archive:
         names = archive.namelist()
     suffixes = {Path(name).suffix for name in names if ".dist-info" not in name}
-    assert suffixes <= {".py", ".pyi", ".typed", ".cl", ".json", ".so"}
+    assert suffixes <= {".py", ".pyi", ".typed", ".cl", ".ini", ".json", ".so"}
     sources = [path.relative_to(ROOT) for path in (ROOT / "convcore").rglob("*.py")]
     sources += [path.relative_to(ROOT / "backends") for path in (ROOT / "backends").rglob("*.py")]
     assert {path.as_posix() for path in sources} <= set(names)

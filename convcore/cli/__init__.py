@@ -52,10 +52,10 @@ def _complain(error: Exception) -> int:
 
 _EXTRA_OF = {
     "PIL": "cli",
-    "hypothesis": "test",
+    "hypothesis": "testing",
     "matplotlib": "demo",
     "png": "cli",
-    "pytest": "test",
+    "pytest": "testing",
     "rich": "cli",
     "skimage": "demo",
     "typer": "cli",

@@ -6,8 +6,6 @@ import importlib
 import json
 import platform
 import re
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,10 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 
 import convcore
-from convcore import config, select
-from convcore.cli import images
+from convcore import config
+from convcore.cli import conformance, images
 from convcore.problem import BOUNDARIES
 from convcore.registry import registry
+from convcore.testing import verdicts
 
 app = typer.Typer(
     help="Two-dimensional cross-correlation on interchangeable engines.",
@@ -55,16 +54,21 @@ def demo(
 
 @app.command()
 def backends(as_json: JsonOption = False) -> None:
-    """List the installed backends: state, devices, dtypes, and why one is not ready."""
+    """List the installed backends: state, devices, dtypes, the latest verdict of ``test``, and why one is not ready."""
     found = convcore.backends()
+    latest = {info.name: _verdict(info.name) for info in found}
     if as_json:
-        print(json.dumps([asdict(info) for info in found], indent=2, default=str))
+        listed = [asdict(info) | {"conformance": latest[info.name]} for info in found]
+        print(json.dumps(listed, indent=2, default=str))
         return
-    table = Table("name", "version", "state", "devices", "dtypes", "why not")
+    table = Table("name", "version", "state", "devices", "dtypes", "conformance", "why not")
     for info in found:
         devices = "\n".join(f"{device.index}: {device.name}" for device in info.devices)
         state = f"[{_STATE_STYLES[info.state]}]{info.state}[/]"
-        table.add_row(info.name, info.version, state, escape(devices), _short(info.dtypes), escape(info.reason))
+        verdict = escape(latest[info.name])
+        table.add_row(
+            info.name, info.version, state, escape(devices), _short(info.dtypes), verdict, escape(info.reason)
+        )
     console.print(table)
 
 
@@ -172,18 +176,13 @@ def explain(
     print(json.dumps(explanation.to_dict(), indent=2) if as_json else explanation)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def test(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The backend to test.")],
-) -> None:
-    """Run the conformance kit on one backend; what follows NAME is handed to pytest."""
-    for module in ("pytest", "hypothesis"):
-        importlib.import_module(module)
-    for candidate in select.candidate_names(config.parse(name, "convcore test")):
-        registry().devices(candidate)
-    kit = ["--pyargs", "convcore.testing.conformance", "--convcore-backend", name]
-    raise typer.Exit(subprocess.run([sys.executable, "-m", "pytest", *kit, *context.args]).returncode)
+app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(conformance.run_kit)
+
+
+def _verdict(name: str) -> str:
+    """Return what `convcore test` has last said of a backend."""
+    spec = registry().specs.get(name)
+    return verdicts.summary(name, spec.factory) if spec else ""
 
 
 def _short(dtypes: tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from convcore.problem import POOL_OPS, Pair, Problem
+from convcore.problem import POOL_OPS, Problem
 
 Array = np.ndarray[Any, Any]
 
@@ -79,14 +79,27 @@ def source_pixel(position: int, size: int, boundary: str) -> int | None:
     return min(mirrored, period - mirrored) if size > 1 else 0
 
 
-def _terms(problem: Problem) -> Iterator[tuple[Pair, Pair, Pair | None]]:
-    """Yield (p, q), (r, s) and the pixel (i, j) of the input they meet, None for the fill value."""
-    _, _, height, width = problem.input_shape
-    (top, _), (left, _) = problem.padding
-    for p, q, r, s in itertools.product(*map(range, problem.output_shape[2:] + problem.weight_shape[2:])):
-        i = source_pixel(p * problem.stride[0] + r * problem.dilation[0] - top, height, problem.boundary)
-        j = source_pixel(q * problem.stride[1] + s * problem.dilation[1] - left, width, problem.boundary)
-        yield (p, q), (r, s), None if i is None or j is None else (i, j)
+def _axes(problem: Problem) -> tuple[list[Array], list[Array]]:
+    """Return, for each tap of both axes, the pixels its positions meet: -1 for the fill value."""
+    taps = []
+    for axis in (0, 1):
+        size, before = problem.input_shape[2 + axis], problem.padding[axis][0]
+        positions = np.arange(problem.output_shape[2 + axis]) * problem.stride[axis] - before
+        starts = (tap * problem.dilation[axis] for tap in range(problem.weight_shape[2 + axis]))
+        taps.append([_sources(positions + start, size, problem.boundary) for start in starts])
+    return taps[0], taps[1]
+
+
+def _sources(positions: Array, size: int, boundary: str) -> Array:
+    pixels = (source_pixel(int(position), size, boundary) for position in positions)
+    return np.array([-1 if pixel is None else pixel for pixel in pixels], np.intp)
+
+
+def _taps(problem: Problem) -> Iterator[tuple[int, int, Array, Array]]:
+    """Yield (r, s) and the rows and columns of the input that this tap meets, one for each row and column of y."""
+    rows, columns = _axes(problem)
+    for r, s in itertools.product(range(len(rows)), range(len(columns))):
+        yield r, s, rows[r], columns[s]
 
 
 def _groups(problem: Problem) -> Iterator[tuple[slice, slice]]:
@@ -98,54 +111,52 @@ def _groups(problem: Problem) -> Iterator[tuple[slice, slice]]:
 
 def _forward(problem: Problem, x: Array, weight: Array) -> Array:
     y = _zeros(problem.output_shape, x, weight)
-    for (p, q), (r, s), pixel in _terms(problem):
+    for r, s, rows, columns in _taps(problem):
+        met = _met(problem, x, rows, columns)
         for c, k in _groups(problem):
-            y[:, k, p, q] += _pixel(problem, x, c, pixel) @ weight[k, :, r, s].T
+            y[:, k] += _times(weight[k, :, r, s], met[:, c])
     return y
 
 
 def _grad_input(problem: Problem, grad_out: Array, weight: Array) -> Array:
     grad = _zeros(problem.input_shape, grad_out, weight)
-    for (p, q), (r, s), pixel in _terms(problem):
-        if pixel is not None:
-            for c, k in _groups(problem):
-                grad[:, c, pixel[0], pixel[1]] += grad_out[:, k, p, q] @ weight[k, :, r, s]
+    for r, s, rows, columns in _taps(problem):
+        i, j = rows[rows >= 0, np.newaxis], columns[columns >= 0]
+        met = grad_out[:, :, rows >= 0][:, :, :, columns >= 0]
+        for c, k in _groups(problem):
+            np.add.at(grad[:, c], (..., i, j), _times(weight[k, :, r, s].T, met[:, k]))  # type: ignore[arg-type]
     return grad
 
 
 def _grad_weight(problem: Problem, x: Array, grad_out: Array) -> Array:
     grad = _zeros(problem.weight_shape, x, grad_out)
-    for (p, q), (r, s), pixel in _terms(problem):
+    for r, s, rows, columns in _taps(problem):
+        met = _met(problem, x, rows, columns)
         for c, k in _groups(problem):
-            grad[k, :, r, s] += grad_out[:, k, p, q].T @ _pixel(problem, x, c, pixel)
+            grad[k, :, r, s] = np.tensordot(grad_out[:, k], met[:, c], ((0, 2, 3), (0, 2, 3)))
     return grad
 
 
 def _grad_bias(grad_out: Array) -> Array:
-    grad = _zeros(grad_out.shape[1:2], grad_out)
-    for n, p, q in np.ndindex(grad_out.shape[0], *grad_out.shape[2:]):
-        grad += grad_out[n, :, p, q]
-    return grad
+    return np.asarray(grad_out.sum(axis=(0, 2, 3)))
 
 
 def _max_pool(problem: Problem, x: Array, grad_out: Array | None) -> Array:
     """Return the largest pixel of each window, or with ``grad_out`` the sums of it over the windows a pixel wins."""
-    result = _zeros(problem.output_shape if grad_out is None else problem.input_shape, x)
-    best: dict[tuple[int, ...], tuple[Any, Pair]] = {}
-    for (p, q), _, pixel in _terms(problem):
-        if pixel is None:
-            continue
-        for n, c in np.ndindex(problem.input_shape[:2]):
-            value = x[(n, c, *pixel)]
-            known = best.get((n, c, p, q))
-            if known is None or value > known[0] or (np.isnan(value) and not np.isnan(known[0])):
-                best[n, c, p, q] = value, pixel
-    for (n, c, p, q), (value, pixel) in best.items():
-        if grad_out is None:
-            result[n, c, p, q] = value
-        else:
-            result[(n, c, *pixel)] += grad_out[n, c, p, q]
-    return result
+    best, winner = _zeros(problem.output_shape, x), np.full(problem.output_shape, -1)
+    for _, _, rows, columns in _taps(problem):
+        met = _met(problem, x, rows, columns)
+        present = (rows >= 0)[:, np.newaxis] & (columns >= 0)
+        better = present & ((winner < 0) | (met > best) | (np.isnan(met) & ~np.isnan(best)))
+        best = np.where(better, met, best)
+        winner = np.where(better, rows[:, np.newaxis] * x.shape[3] + columns, winner)
+    if grad_out is None:
+        return best
+    grad = _zeros(problem.input_shape, x)
+    images, channels, height, width = x.shape
+    n, c, _, _ = np.ogrid[:images, :channels, :1, :1]
+    np.add.at(grad.reshape(images, channels, height * width), (n, c, winner), grad_out)
+    return grad
 
 
 def _images(array: Array, problem: Problem) -> Array:
@@ -156,9 +167,15 @@ def _zeros(shape: tuple[int, ...], *operands: Array) -> Array:
     return np.zeros(shape, np.result_type(*operands))
 
 
-def _pixel(problem: Problem, x: Array, channels: slice, pixel: Pair | None) -> Array:
-    """One pixel of every image, shape (N, channels)."""
-    if pixel is not None:
-        return x[:, channels, pixel[0], pixel[1]]
+def _met(problem: Problem, x: Array, rows: Array, columns: Array) -> Array:
+    """Return the pixels of these rows and columns, (N, C, P, Q), with the fill value where they are -1."""
+    met = x[:, :, rows][:, :, :, columns]
     fill = int(problem.fill_value.real) if x.dtype == object else problem.fill_value
-    return np.full((len(x), channels.stop - channels.start), fill, x.dtype)
+    met[:, :, rows < 0] = fill
+    met[:, :, :, columns < 0] = fill
+    return met
+
+
+def _times(matrix: Array, images: Array) -> Array:
+    """Multiply the channels of (N, C, P, Q) by a matrix (K, C): (N, K, P, Q)."""
+    return np.moveaxis(np.tensordot(matrix, images, (1, 1)), 0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from convcore.problem import BOUNDARIES, OPS, POOL_OPS, Op, Padding, Pair, Problem, output_size
 from convcore.testing.oracle import Array
 
+#: Every operation a backend may be asked for.
+ALL_OPS: tuple[Op, ...] = (*OPS, *POOL_OPS)
 #: Every dtype a backend may be asked for; "longdouble" goes by another name on each platform.
 DTYPES = (
     "float16", "float32", "float64", np.dtype(np.longdouble).name, "complex64", "complex128",
@@ -208,6 +211,43 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
     "fill-value": {"padding": ((2, 1), (1, 3)), "fill_value": -1.5},
     "fill-nan": {"padding": ((1, 0), (0, 1)), "fill_value": float("nan")},
     "fill-inf": {"padding": ((1, 0), (0, 1)), "fill_value": float("inf")},
+}
+
+
+def _up_to(dense: int, around: tuple[int, ...]) -> Callable[[str], list[int]]:
+    """List every size up to ``dense``, and one less and one more than each of ``around``, fewer of them in "quick"."""
+
+    def sizes(profile: str) -> list[int]:
+        most = dense if profile == "full" else dense // 4
+        near = around if profile == "full" else around[:2]
+        return sorted({*range(1, most + 1), *(size + off for size in near for off in (-1, 0, 1))})
+
+    return sizes
+
+
+_LENGTHS, _CHANNELS = _up_to(66, (96, 112, 128, 192, 256)), _up_to(20, (32, 64, 24, 48, 96))
+
+#: Problems that differ in one size only, by the name of that size: a profile's arguments of :func:`make_problem`.
+SWEEPS: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
+    "width": lambda profile: ({"images": 1, "channels": (2, 3), "size": (3, size + 2)} for size in _LENGTHS(profile)),
+    "height": lambda profile: ({"images": 1, "channels": (3, 2), "size": (size + 2, 4)} for size in _LENGTHS(profile)),
+    "in-channels": lambda profile: (
+        {"images": 1, "channels": (size, 3), "size": (4, 5)} for size in _CHANNELS(profile)
+    ),
+    "out-channels": lambda profile: (
+        {"images": 1, "channels": (3, size), "size": (4, 5)} for size in _CHANNELS(profile)
+    ),
+    "images": lambda profile: ({"images": size - 1, "channels": (2, 2), "size": (4, 4)} for size in _CHANNELS(profile)),
+    "large": lambda profile: (
+        {"images": 1, "size": (5, 6), "padding": ((1, 1), (1, 1)), **large}
+        for large in (
+            {"channels": (512, 8)},
+            {"channels": (8, 512)},
+            {"channels": (320, 320), "groups": 320},
+            {"channels": (256, 256), "kernel": (1, 1)},
+            {"channels": (160, 160), "groups": 5, "size": (20, 21)},
+        )[: None if profile == "full" else 3]
+    ),
 }
 
 

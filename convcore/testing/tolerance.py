@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -65,6 +65,77 @@ def allowed_error(
     return np.asarray(allowed)
 
 
+class Errors(NamedTuple):
+    """The worst error of a result: in units of the bound, and in units in the last place of what is right.
+
+    The latter is of elements that are at least an eighth of the sum of their products' magnitudes; where products
+    cancel, the last place is anywhere.
+    """
+
+    bound: float = 0.0
+    ulp: float = 0.0
+
+    def or_worse(self, other: Errors) -> Errors:
+        """Return the larger of each."""
+        return Errors(max(self.bound, other.bound), max(self.ulp, other.ulp))
+
+
+class Expectation:
+    """What a problem with these operands must give; several results may be checked against it.
+
+    Parameters
+    ----------
+    problem, first, second, bias
+        As for :func:`convcore.testing.oracle.reference`.
+    """
+
+    def __init__(self, problem: Problem, first: Array, second: Array | None = None, bias: Array | None = None) -> None:
+        self.problem, self.operands = problem, (first, second, bias)
+        self.value = reference(problem, *self.operands)
+        self._allowed: dict[str, Array] = {}
+
+    def allowed(self, algorithm: str = "direct") -> Array:
+        """Return :func:`allowed_error` of an algorithm."""
+        if algorithm not in self._allowed:
+            with np.errstate(all="ignore"):
+                self._allowed[algorithm] = allowed_error(self.problem, *self.operands, algorithm=algorithm)
+        return self._allowed[algorithm]
+
+    def check(self, result: Array, algorithm: str = "direct") -> Errors:
+        """Compare a result; see :func:`assert_within`."""
+        problem, expected = self.problem, self.value
+        assert result.shape == problem.result_shape, (
+            f"shape is {result.shape}, must be {problem.result_shape}: {problem}"
+        )
+        assert result.dtype == problem.result_dtype, (
+            f"dtype is {result.dtype}, must be {problem.result_dtype}: {problem}"
+        )
+        if result.dtype.kind == "i":
+            wide = result.astype(object)
+            _report(wide != expected, np.abs(wide - expected), np.zeros(result.shape), result, expected, problem)
+            return Errors()
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(expected)
+            same = np.isfinite(result) == finite
+            if result.dtype.kind == "f":
+                same &= finite | (result == expected) | (np.isnan(result) & np.isnan(expected))
+            _report(~same, ~same, np.zeros(result.shape), result, expected, problem)
+            error = np.where(finite, np.abs(result - expected), 0)
+            allowed = np.where(finite, self.allowed(algorithm), 1)
+            _report(error > allowed, error / allowed, allowed, result, expected, problem)
+            return self._errors(error, allowed, np.where(finite, np.abs(expected), 0))
+
+    def _errors(self, error: Array, allowed: Array, magnitude: Array) -> Errors:
+        """Return the worst errors, both without what a device may flush to 0, that in ULP without what cancels out."""
+        dtype = self.problem.result_dtype
+        normal = allowed > 1000 * np.finfo(accumulation_dtype(self.problem)).smallest_normal
+        unit = self.allowed() / ERROR_CONSTANTS["direct"] / math.sqrt(max(self.problem.reduction_length, 1))
+        scale = unit / np.finfo(accumulation_dtype(self.problem)).eps
+        kept = normal & (magnitude >= scale / 8)
+        ulp = error[kept] / np.spacing(magnitude[kept].astype(dtype.type(0).real.dtype))
+        return Errors(float((error / allowed)[normal].max(initial=0)), float(ulp.max(initial=0)))
+
+
 def assert_within(
     result: Array,
     problem: Problem,
@@ -72,7 +143,7 @@ def assert_within(
     second: Array | None = None,
     bias: Array | None = None,
     algorithm: str = "direct",
-) -> None:
+) -> Errors:
     """Compare a result with the reference.
 
     Integers must be equal.  NaN and infinities must stand where the reference has them; of a
@@ -83,21 +154,7 @@ def assert_within(
     AssertionError
         Naming the worst element: its index, value, expected value, error and allowed error.
     """
-    assert result.shape == problem.result_shape, f"shape is {result.shape}, must be {problem.result_shape}: {problem}"
-    assert result.dtype == problem.result_dtype, f"dtype is {result.dtype}, must be {problem.result_dtype}: {problem}"
-    expected = reference(problem, first, second, bias)
-    if result.dtype.kind == "i":
-        _report(result != expected, np.abs(result - expected), np.zeros(result.shape), result, expected, problem)
-        return
-    with np.errstate(all="ignore"):
-        finite = np.isfinite(expected)
-        same = np.isfinite(result) == finite
-        if result.dtype.kind == "f":
-            same &= finite | (result == expected) | (np.isnan(result) & np.isnan(expected))
-        _report(~same, ~same, np.zeros(result.shape), result, expected, problem)
-        error = np.where(finite, np.abs(result - expected), 0)
-        allowed = np.where(finite, allowed_error(problem, first, second, bias, algorithm), 1)
-    _report(error > allowed, error / allowed, allowed, result, expected, problem)
+    return Expectation(problem, first, second, bias).check(result, algorithm)
 
 
 def _of_tiles(problem: Problem, first: Array, second: Array | None, m: int) -> tuple[Problem, Array, Array | None]:

@@ -3,13 +3,14 @@
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from convcore.spi import Backend, BackendSpec, Plan, hookimpl
+from convcore.spi import FEATURES, Backend, BackendSpec, Plan, hookimpl
 
 
 @hookimpl
 def convcore_backends():
     """Say what there is, before anything heavy would be imported."""
-    return [BackendSpec("example", f"{__name__}:ExampleBackend", summary="einsum over windows", ops=("forward",))]
+    features = tuple(feature for feature in FEATURES if feature != "groups")
+    return [BackendSpec("example", f"{__name__}:ExampleBackend", ops=("forward",), features=features)]
 
 
 class ExampleBackend(Backend):
@@ -17,8 +18,6 @@ class ExampleBackend(Backend):
 
     def supports(self, problem):
         """Return True, or the reason why not."""
-        if problem.groups != 1:
-            return f"groups must be 1, got {problem.groups}"
         if problem.algorithm not in (None, "direct"):
             return f"the only algorithm is 'direct', got {problem.algorithm!r}"
         return problem.workspace_limit is None or "cannot promise to keep to a workspace_limit"

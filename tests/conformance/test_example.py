@@ -49,7 +49,7 @@ def test_it_is_found(python):
 
 
 def test_it_passes_the_kit(python):
-    kit = ("--pyargs", "convcore.testing.conformance", "--convcore-backend", "example")
+    kit = ("--pyargs", "convcore.testing", "--convcore-backend", "example")
     result = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *kit)
     assert result.returncode == 0, result.stdout
     assert "skipped" not in result.stdout

@@ -3,7 +3,7 @@
 import pytest
 
 from convcore.registry import registry
-from convcore.testing import conformance, planted
+from convcore.testing import planted
 
 pytest_plugins = "pytester"
 
@@ -11,27 +11,27 @@ WRONG = "elements are wrong"
 
 # The test that finds each fault, and what it says.
 FAULTS = {
-    "planted-empty": ("test_does_something", "refuses a plain 3x3 kernel: not yet"),
-    "planted-wordless": ("test_does_something", "supports() must return True or a reason in words, got False"),
+    "planted-empty": ("test_value", "declares all that this problem needs, but refuses it: not yet"),
+    "planted-wordless": ("test_value", "supports() must return True or a reason in words, got False"),
     "planted-promising": ("test_value", "no dilation after all"),
-    "planted-liar": ("test_does_something", WRONG),
-    "planted-wrongdtype": ("test_does_something", "dtype is float64, must be float32"),
-    "planted-flipped": ("test_does_something", WRONG),
+    "planted-liar": ("test_value", WRONG),
+    "planted-wrongdtype": ("test_value", "dtype is float64, must be float32"),
+    "planted-flipped": ("test_value", WRONG),
     "planted-nostride": ("test_value", WRONG),
     "planted-nodilation": ("test_value", WRONG),
     "planted-swappedpadding": ("test_value", WRONG),
     "planted-wrongboundary": ("test_value", WRONG),
     "planted-wrongfill": ("test_value", WRONG),
     "planted-interleaved": ("test_value", WRONG),
-    "planted-halfprecision": ("test_does_something", WRONG),
+    "planted-halfprecision": ("test_value", WRONG),
     "planted-nancleaner": ("test_not_a_number", WRONG),
     "planted-droppedtile": ("test_value", WRONG),
-    "planted-accumulating": ("test_does_something", WRONG),
-    "planted-overrunning": ("test_out", "wrote beyond the end of out"),
-    "planted-mutating": ("test_does_something", "an operand was changed"),
+    "planted-accumulating": ("test_value", "the result is added to what stood in `out`"),
+    "planted-overrunning": ("test_value", "wrote out of bounds, beyond the end of `out`"),
+    "planted-mutating": ("test_value", "its operand `x` was changed"),
     "planted-nobias": ("test_value", WRONG),
     "planted-random": ("test_deterministic", "gives other bits when called again"),
-    "planted-fallback": ("test_runs_itself", "computed by another backend: convcore_numpy"),
+    "planted-fallback": ("test_runs_itself", "the work was done by another backend: 'numpy' (convcore_numpy)"),
     "planted-substitute": ("test_named_algorithm", "accepts an algorithm that does not exist"),
     "planted-lastofequal": ("test_value", WRONG),
     "planted-zeropadding": ("test_value", WRONG),
@@ -47,7 +47,16 @@ def planted_backends():
 
 
 def run_kit(pytester, name, *arguments):
-    kit = ("-p", "no:cacheprovider", "--pyargs", conformance.__name__, "--convcore-backend", name)
+    kit = (
+        "-p",
+        "no:cacheprovider",
+        "--pyargs",
+        "convcore.testing",
+        "--convcore-profile",
+        "quick",
+        "--convcore-backend",
+        name,
+    )
     return pytester.runpytest_inprocess(*kit, *arguments)
 
 
