@@ -146,6 +146,17 @@ cdef const micro_kernel *_kernel(name) except NULL:
     return <const micro_kernel *> <size_t> _micro_kernels[name]
 
 
+cdef int _bind_band(step, kernels.band *band) except -1:
+    band.sizes = step.band
+    band.lines = <const kernels.axis *> _table(step, "lines")
+    band.columns = <const kernels.axis *> _table(step, "columns")
+    band.fill = _table(step, "fill")
+    if "line_of" in step.tables:
+        band.line_of = <const index_t *> _table(step, "line_of")
+        band.column_of = <const index_t *> _table(step, "column_of")
+    return 0
+
+
 cdef int _bind(step, BoundStep *bound) except -1:
     cdef StepData *data = &bound.data
     bound.function = (<const kernels.named_task *> <size_t> _tasks[step.task]).function
@@ -171,9 +182,8 @@ cdef int _bind(step, BoundStep *bound) except -1:
     elif kind == "bands":
         data.sliding.sizes = step.sizes
         data.sliding.kernel = _kernel(step.kernel)
-        data.sliding.lines = <const kernels.axis *> _table(step, "lines")
-        data.sliding.columns = <const kernels.axis *> _table(step, "columns")
-        data.sliding.fill = _table(step, "fill")
+        _bind_band(step, &data.sliding.band)
+        data.sliding.pieces = <const index_t *> _table(step, "pieces")
         data.sliding.gathers = <const index_t *> _table(step, "gathers")
         data.sliding.patches = <const index_t *> _table(step, "patches")
     elif kind == "accumulate":
@@ -185,6 +195,8 @@ cdef int _bind(step, BoundStep *bound) except -1:
     elif kind == "lines":
         data.lines.sizes = step.sizes
         data.lines.kernel = _kernel(step.kernel)
+        if step.band:
+            _bind_band(step, &data.lines.band)
         data.lines.a_row = <const index_t *> _table(step, "a_row")
     elif kind == "reduce":
         data.reduce.sizes = step.sizes

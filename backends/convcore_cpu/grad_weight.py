@@ -1,4 +1,4 @@
-"""grad_weight: outer products whose lanes are channels (``kernels/accumulate.h``), or dot products (``lines.h``)."""
+"""grad_weight: outer products whose lanes are channels (``kernels/accumulate.h``)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from itertools import product
 
 import numpy as np
 
-from convcore_cpu.geometry import PlaneAxis
-from convcore_cpu.layout import BLOCK, TASKS, Layout, Planes, whole
-from convcore_cpu.program import FIRST, SECOND, Program, Step, UnsupportedError
-from convcore_cpu.tiles import dot_kernel, outer_kernel, padded
+from convcore_cpu.layout import TASKS, Layout, Planes, whole
+from convcore_cpu.program import FIRST, SECOND, Program, Step
+from convcore_cpu.tiles import outer_kernel, padded
 
 #: Pixels of grad_out gone through at a time stay in the second-level cache (bytes).
 CHUNK_BYTES = 128 << 10
@@ -118,7 +117,7 @@ def grad_weight_direct(layout: Layout) -> Program:
     tasks = parts * layout.groups * row_tasks
     clear = () if one_batch else (layout.clear(out_offset, parts * layout.groups * len(a_row), padded_lanes),)
     accumulate = Step(f"accumulate_{layout.type}", tasks, sizes, False, kernel.name, tables)
-    reduce = _reduce(
+    reduce = sum_parts(
         layout,
         layout.groups,
         src_offset=out_offset,
@@ -181,76 +180,8 @@ def _pack_lanes(layout: Layout, offset: int, lanes: Lanes) -> tuple[Step, ...]:
     )
 
 
-def grad_weight_dot(layout: Layout) -> Program:
-    """Lay out grad_weight as dot products of lines, for groups of few channels: one task a pair of channels."""
-    if layout.halves == 2:
-        raise UnsupportedError("its algorithm 'dot' does not know complex numbers")
-    cycles, kernel = dot_kernel(layout.micro_kernels, layout.taps, layout.out_width)
-    lines, line_taps, columns, column_taps = layout.forward_axes()
-    g_lines, g_columns = (PlaneAxis(size, (0,), 1, size) for size in (layout.out_height, layout.out_width))
-    x = layout.packed(layout.channels, lines, columns)
-    g = layout.packed(layout.out_channels, g_lines, g_columns)
-    # The last vector of a line may be read past its end: only whole ones are safe in an operand.
-    if layout.out_width % kernel.lanes == 0:
-        x = layout.in_place(FIRST, lines, columns) or x
-        g = layout.in_place(SECOND, g_lines, g_columns) or g
-    layout.set_batch(x.workspace + g.workspace)
-    x, packing = layout.place(x, FIRST, layout.channels, lines, columns)
-    g, packing_g = layout.place(g, SECOND, layout.out_channels, g_lines, g_columns)
-
-    lines_at_once = max(1, BLOCK // layout.out_width)
-    pairs = layout.out_channels * layout.c_per_group
-    parts = _parts(pairs, layout.batch * -(-layout.out_height // lines_at_once))
-    out_part = pairs * layout.taps
-    out_offset = layout.reserve(parts * out_part)
-    sizes = {
-        "a_buffer": x.buffer,
-        "a_offset": x.offset,
-        "a_image": x.image,
-        "a_channel": x.channel,
-        "a_line": x.pitch,
-        "b_buffer": g.buffer,
-        "b_offset": g.offset,
-        "b_image": g.image,
-        "b_channel": g.channel,
-        "b_line": g.pitch,
-        "out_offset": out_offset,
-        "out_part": out_part,
-        "groups": layout.groups,
-        "k_per_group": layout.k_per_group,
-        "c_per_group": layout.c_per_group,
-        "taps": layout.taps,
-        "lines": layout.out_height,
-        "width": layout.out_width,
-        "lines_at_once": lines_at_once,
-        "parts": parts,
-    }
-    tables = {"a_row": padded(x.taps(line_taps, column_taps), kernel.rows)}
-    dots = Step(f"lines_{layout.type}", parts * pairs, sizes, False, kernel.name, tables)
-    weights_of_k = layout.c_per_group * layout.taps
-    reduce = _reduce(
-        layout,
-        1,
-        src_offset=out_offset,
-        src_part=out_part,
-        src_group=0,
-        src_row=1,
-        src_lane=weights_of_k,
-        parts=parts,
-        rows=weights_of_k,
-        lanes=layout.out_channels,
-    )
-    return layout.program(
-        "dot",
-        kernel.name,
-        cycles * layout.images * pairs * layout.out_height,
-        before=((layout.clear(out_offset, parts * pairs, layout.taps),),),
-        each=((*packing, *packing_g), (dots,)),
-        after=((reduce,),),
-    )
-
-
-def _reduce(layout: Layout, groups: int, **sizes: int) -> Step:
+def sum_parts(layout: Layout, groups: int, **sizes: int) -> Step:
+    """Return the step that adds up the parts of a weight (``kernels/reduce.h``)."""
     blocks = -(-sizes["lanes"] // REDUCED_LANES)
     sizes |= {"interleave": layout.halves, "lane_blocks": blocks}
     return Step(f"reduce_{layout.type}", groups * blocks, sizes, False)

@@ -64,23 +64,34 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *tile_row
         const index_t *inside
 
+    ctypedef struct band_sizes:
+        index_t x_channel
+        index_t line_phases, column_phases
+        index_t channel, phase, pitch
+
+    ctypedef struct band:
+        band_sizes sizes
+        const axis *lines
+        const axis *columns
+        const index_t *line_of
+        const index_t *column_of
+        const void *fill
+
     ctypedef struct sliding_sizes:
-        index_t x_image, x_group, x_channel
-        index_t w_group, w_row, w_channel, w_line, w_column
+        index_t x_image, x_group
+        index_t w_image, w_group, w_row, w_channel, w_line, w_column
         index_t bias_buffer
-        index_t out_image, out_group, out_row, out_line, out_column
-        index_t groups, rows, channels, gathers, interleaved
-        index_t line_phases, column_phases, line_step, column_step
-        index_t pieces_down, pieces_across, piece_lines, piece_columns
-        index_t band_lines, band_columns, band_phase, band_channel, pitch
-        index_t watch_nan
+        index_t out_buffer, out_offset, out_image, out_group, out_row, out_line, out_column
+        index_t groups, groups_per_task, groups_at_once, rows, channels, gathers, interleaved
+        index_t line_step, column_step
+        index_t more_lines, more_columns
+        index_t pieces, over_images, watch_weights
 
     ctypedef struct sliding_step:
         sliding_sizes sizes
         const micro_kernel *kernel
-        const axis *lines
-        const axis *columns
-        const void *fill
+        band band
+        const index_t *pieces
         const index_t *gathers
         const index_t *patches
 
@@ -100,14 +111,16 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *out_row
 
     ctypedef struct lines_sizes:
-        index_t a_buffer, a_offset, a_image, a_channel, a_line
-        index_t b_buffer, b_offset, b_image, b_channel, b_line
-        index_t out_offset, out_part
-        index_t groups, k_per_group, c_per_group, taps, lines, width, lines_at_once, parts
+        index_t x_buffer, x_offset, x_image, x_group, x_pitch, in_place
+        index_t g_buffer, g_offset, g_image, g_channel, g_line
+        index_t out_buffer, out_offset, out_part, one_batch
+        index_t groups, groups_per_task, k_per_group, channels, rows
+        index_t lines, width, more_lines, more_columns, lines_at_once, parts
 
     ctypedef struct lines_step:
         lines_sizes sizes
         const micro_kernel *kernel
+        band band
         const index_t *a_row
 
     ctypedef struct reduce_sizes:

@@ -12,12 +12,13 @@ from functools import partial
 
 from convcore.spi import Problem
 from convcore_cpu.correlate import forward, grad_input
+from convcore_cpu.dots import grad_weight_dot
 from convcore_cpu.engine import MicroKernel
-from convcore_cpu.grad_weight import grad_weight_direct, grad_weight_dot
+from convcore_cpu.grad_weight import grad_weight_direct
 from convcore_cpu.layout import Layout
 from convcore_cpu.pool import max_pool
 from convcore_cpu.program import FIRST, Program, Step, UnsupportedError
-from convcore_cpu.sliding import forward_sliding, grad_input_sliding
+from convcore_cpu.sliding import forward_sliding, grad_input_sliding, grad_weight_sliding
 from convcore_cpu.winograd import winograd
 from convcore_cpu.winograd_grad_weight import winograd_grad_weight
 
@@ -85,7 +86,12 @@ def _winograd(builder: Callable[..., Program]) -> dict[str, Callable[[Layout], P
 ALGORITHMS: dict[str, dict[str, Callable[[Layout], Program]]] = {
     "forward": {"direct": forward, "sliding": forward_sliding, **_winograd(winograd)},
     "grad_input": {"direct": grad_input, "sliding": grad_input_sliding, **_winograd(winograd)},
-    "grad_weight": {"direct": grad_weight_direct, "dot": grad_weight_dot, **_winograd(winograd_grad_weight)},
+    "grad_weight": {
+        "direct": grad_weight_direct,
+        "dot": grad_weight_dot,
+        "sliding": grad_weight_sliding,
+        **_winograd(winograd_grad_weight),
+    },
     "grad_bias": {"direct": _grad_bias},
     "max_pool": {"direct": max_pool},
     "max_pool_grad": {"direct": max_pool},

@@ -28,6 +28,7 @@ class Step:
     kernel: str = ""
     tables: dict[str, np.ndarray] = field(default_factory=dict)
     transform: str = ""
+    band: dict[str, int] = field(default_factory=dict)
 
 
 Stages = tuple[tuple[Step, ...], ...]

@@ -1,55 +1,104 @@
-"""Forward and grad_input of groups of few channels: windows that slide over bands of lines (``kernels/sliding.h``)."""
+"""Groups of few channels: windows that slide over bands of lines (``kernels/sliding.h``)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, product
+from itertools import groupby, pairwise, product
 
 import numpy as np
 
-from convcore_cpu.correlate import Direction, forward_direction, grad_input, grad_input_direction
+from convcore_cpu.correlate import Direction, Gather, forward_direction, grad_input, grad_input_direction
 from convcore_cpu.engine import MAX_BAND_BYTES, MicroKernel
-from convcore_cpu.geometry import Tap
+from convcore_cpu.geometry import Tap, forward_axis
 from convcore_cpu.layout import Layout
-from convcore_cpu.program import BIAS, FIRST, SECOND, Cost, Program, Step, UnsupportedError
+from convcore_cpu.program import BIAS, FIRST, OUT, SECOND, WORKSPACE, Cost, Program, Step, UnsupportedError
 
+#: In groups of more channels a vector of x is better multiplied by a vector of weights.
+MOST_CHANNELS = 16
 #: Pieces of the result there should be, so that threads end at about the same time.
 PIECES = 8
-#: What a task costs however small it is.
-TASK_CYCLES = 200
+#: Tasks there should be.
+TASKS = 32
+#: What a piece costs however small it is.
+PIECE_CYCLES = 150
 #: Columns of a piece that are tried where a whole line is longer.
 PIECE_COLUMNS = (512, 256, 128, 64)
+#: Lines of x that a tile may read where they lie: more of them, a power of two apart, push each other out of the cache.
+LINES_IN_PLACE = 12
+#: A band up to here stays in the first-level cache, beside what a tile reads and writes (bytes).
+FAST_BAND_BYTES = 24 << 10
 
 
 def forward_sliding(layout: Layout) -> Program:
     """Lay out forward as sliding windows."""
     _refuse(layout)
-    step, cost = _sliding(layout, forward_direction(layout), layout.problem.fill_value, 1)
+    problem, direction = layout.problem, forward_direction(layout)
+    slide = Slide(layout, direction, problem.stride, problem.dilation, layout.kernel_width)
+    step, cost = _step(replace(slide, fill=problem.fill_value, boundary=problem.boundary), {})
     return replace(layout.program("sliding", step.kernel, 0, each=((step,),)), cost=cost)
 
 
 def grad_input_sliding(layout: Layout) -> Program:
-    """Lay out grad_input as sliding windows; where a NaN was seen, the exact steps of the outer products follow."""
+    """Lay out grad_input as sliding windows; where a weight is not finite, the exact steps of outer products follow.
+
+    Under a boundary of pixels the gradient of the padded image is folded, as theirs is.
+    """
     _refuse(layout)
+    problem, direction = layout.problem, grad_input_direction(layout)
     direct = grad_input(layout)
-    step, cost = _sliding(layout, grad_input_direction(layout), 0, -1)
+    folding, places = direct.each[-1], {}
+    if folding:
+        places = {"bias_buffer": -1, "out_buffer": WORKSPACE, "out_offset": folding[0].sizes["src_offset"]}
+    step, cost = _step(Slide(layout, direction, problem.stride, problem.dilation, layout.kernel_width, sign=-1), places)
     return replace(
         direct,
         algorithm="sliding",
         kernel=step.kernel,
         cost=cost,
-        each=((step,),),
+        each=((step,), folding),
         exact=(direct.each[0], *direct.exact) if direct.exact else (),
     )
+
+
+def grad_weight_sliding(layout: Layout) -> Program:
+    """Lay out grad_weight of depthwise layers: x correlated with grad_out, whose pixels are the taps."""
+    _refuse(layout)
+    if layout.c_per_group > 1:
+        raise UnsupportedError("its algorithm 'sliding' knows grad_weight of one channel in a group only")
+    if not layout.images:
+        raise UnsupportedError("its algorithm 'sliding' has no image to sum over")
+    (sh, sw), (dh, dw), ((top, _), (left, _)) = layout.problem.stride, layout.problem.dilation, layout.problem.padding
+    lines, line_taps = forward_axis(layout.height, layout.out_height, dh, sh, top, layout.kernel_height)
+    columns, column_taps = forward_axis(layout.width, layout.out_width, dw, sw, left, layout.kernel_width)
+    pixels, width = layout.out_height * layout.out_width, layout.kernel_width
+    gather = Gather(layout.kernel_height, width, line_taps, column_taps, 0, width, 1)
+    direction = Direction(
+        channels=layout.channels,
+        lines=lines,
+        columns=columns,
+        gathers=(gather,),
+        rows=np.arange(layout.k_per_group) * layout.taps,
+        out_image=0,
+        out_group=layout.k_per_group * layout.taps,
+        weight_row=pixels,
+        weight_term=0,
+        weight_group=layout.k_per_group * pixels,
+        negated=(0, 0),
+        watch_nan=False,
+    )
+    problem = layout.problem
+    slide = Slide(layout, direction, problem.dilation, problem.stride, layout.out_width, fill=problem.fill_value)
+    slide = replace(slide, boundary=problem.boundary, over_images=True)
+    layout.batch = layout.images
+    step, cost = _step(slide, {"w_image": layout.out_channels * pixels})
+    return replace(layout.program("sliding", step.kernel, 0, each=((step,),)), cost=cost)
 
 
 def _refuse(layout: Layout) -> None:
     if layout.problem.layout != "NCHW":
         raise UnsupportedError("its algorithm 'sliding' wants NCHW")
-    if layout.problem.boundary != "constant":
-        raise UnsupportedError("its algorithm 'sliding' knows the boundary 'constant' only")
     if not (layout.is_direct(FIRST) and layout.is_direct(SECOND)):
         raise UnsupportedError(
             "its algorithm 'sliding' knows neither complex numbers nor integers of less than 64 bits"
@@ -67,14 +116,12 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A piece of the result for one task, and the band it needs."""
+class Pieces:
+    """The result in pieces (line, column, lines, columns), and the size of the largest that needs a band."""
 
-    kernel: MicroKernel
+    table: np.ndarray
     lines: int
     columns: int
-    pitch: int
-    band_phase: int
 
 
 def _patches(line_taps: Sequence[Tap], column_taps: Sequence[Tap]) -> list[Patch]:
@@ -87,85 +134,140 @@ def _patches(line_taps: Sequence[Tap], column_taps: Sequence[Tap]) -> list[Patch
     return [Patch(u, v, lines, columns) for (u, lines), (v, columns) in product(runs(line_taps), runs(column_taps))]
 
 
-def _sliding(layout: Layout, direction: Direction, fill: complex, sign: int) -> tuple[Step, Cost]:
-    """Return the one step there is, and its cost; ``sign`` says which way the taps of W are gone through."""
-    (sh, sw), (dh, dw) = layout.problem.stride, layout.problem.dilation
-    line_step, column_step = dh // math.gcd(sh, dh), dw // math.gcd(sw, dw)
+@dataclass(frozen=True)
+class Slide:
+    """What slides over what: a direction, and how its taps are found.
+
+    ``stride`` and ``dilation`` are those of the correlation, of grad_weight the layer's dilation and stride; ``width``
+    is how many taps a line of the second operand has, ``sign`` which way they are gone through.
+    """
+
+    layout: Layout
+    direction: Direction
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    width: int
+    sign: int = 1
+    fill: complex = 0
+    boundary: str = "constant"
+    over_images: bool = False
+
+    @property
+    def steps(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """From a tap to the next of its patch: in positions, and in taps; lines and columns."""
+        common = [math.gcd(s, d) for s, d in zip(self.stride, self.dilation, strict=True)]
+        across, taps = ([n // g for n, g in zip(pair, common, strict=True)] for pair in (self.dilation, self.stride))
+        return (across[0], across[1]), (taps[0], taps[1])
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How many lines and columns the largest gather has."""
+        gathers = self.direction.gathers
+        return max(gather.lines for gather in gathers), max(gather.width for gather in gathers)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How many positions past its last line and column a gather meets, at most."""
+        line_taps = (tap.offset for gather in self.direction.gathers for tap in gather.line_taps)
+        column_taps = (tap.offset for gather in self.direction.gathers for tap in gather.column_taps)
+        return max(line_taps, default=0), max(column_taps, default=0)
+
+    @property
+    def phases(self) -> int:
+        """How many phases there are of lines and columns together."""
+        return len(self.direction.lines.starts) * len(self.direction.columns.starts)
+
+    @property
+    def channels(self) -> int:
+        """How many channels of the first operand a group has."""
+        return self.direction.channels // self.layout.groups
+
+    @property
+    def repeats(self) -> int:
+        """How many times all pieces are gone through."""
+        return max(self.layout.images, 1) * self.layout.groups
+
+
+def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
+    """Return the one step there is, and its cost."""
+    if slide.channels > MOST_CHANNELS:
+        raise UnsupportedError(f"its algorithm 'sliding' knows groups of at most {MOST_CHANNELS} channels")
+    layout, direction = slide.layout, slide.direction
+    (line_step, column_step), (line_taps, column_taps) = slide.steps
     patches = [_patches(gather.line_taps, gather.column_taps) for gather in direction.gathers]
-    cycles, piece = _piece(layout, direction, patches, line_step)
-    phases = len(direction.lines.starts)
+    cycles, kernel, pieces = _cheapest(slide, patches)
+    phases, (more_lines, more_columns) = len(direction.lines.starts), slide.reach
+    pitch, band_lines = _band(slide, kernel, pieces)
+    group_band = slide.channels * slide.phases * band_lines * pitch
 
     gathers, table = [], []
     for gather, of_gather in zip(direction.gathers, patches, strict=True):
         first = len(table)
         for patch in of_gather:
             u, v = patch.line, patch.column
-            x = (v.phase * phases + u.phase) * piece.band_phase + u.offset * piece.pitch + v.offset
-            table.append((x, u.index * layout.kernel_width + v.index, patch.lines, patch.columns))
+            x = (v.phase * phases + u.phase) * band_lines * pitch + u.offset * pitch + v.offset
+            table.append((x, u.index * slide.width + v.index, patch.lines, patch.columns))
         gathers.append((gather.out_offset, gather.lines, gather.width, first, len(table)))
 
-    (lines, columns), (more_lines, more_columns) = _extent(direction), _reach(direction)
-    channels = direction.channels // layout.groups
     _, channel, line, column = layout.strides(direction.channels, direction.lines.extent, direction.columns.extent)
-    down, across = -(-lines // piece.lines), -(-columns // piece.columns)
+    repeats = layout.groups if slide.over_images else slide.repeats
+    groups_per_task = min(layout.groups, max(1, repeats * len(pieces.table) // TASKS))
+    weights = len(direction.rows) * slide.channels * layout.taps
     sizes = {
         "x_image": direction.channels * channel,
-        "x_group": channels * channel,
-        "x_channel": channel,
+        "x_group": slide.channels * channel,
+        "w_image": 0,
         "w_group": direction.weight_group,
         "w_row": direction.weight_row,
         "w_channel": direction.weight_term,
-        "w_line": sign * (sh // math.gcd(sh, dh)) * layout.kernel_width,
-        "w_column": sign * (sw // math.gcd(sw, dw)),
+        "w_line": slide.sign * line_taps * slide.width,
+        "w_column": slide.sign * column_taps,
         "bias_buffer": BIAS if layout.problem.bias else -1,
+        "out_buffer": OUT,
+        "out_offset": 0,
         "out_image": direction.out_image,
         "out_group": direction.out_group,
         "out_row": direction.out_group // len(direction.rows),
         "out_line": direction.gathers[0].out_line,
         "out_column": direction.gathers[0].out_column,
         "groups": layout.groups,
+        "groups_per_task": groups_per_task,
+        "groups_at_once": max(1, min(groups_per_task, FAST_BAND_BYTES // max(1, group_band * layout.itemsize))),
         "rows": len(direction.rows),
-        "channels": channels,
+        "channels": slide.channels,
         "gathers": len(gathers),
         "interleaved": _interleaved(direction),
-        "line_phases": phases,
-        "column_phases": len(direction.columns.starts),
         "line_step": line_step,
         "column_step": column_step,
-        "pieces_down": down,
-        "pieces_across": across,
-        "piece_lines": piece.lines,
-        "piece_columns": piece.columns,
-        "band_lines": piece.lines + more_lines,
-        "band_columns": piece.columns + more_columns,
-        "band_phase": piece.band_phase,
-        "band_channel": piece.band_phase * phases * len(direction.columns.starts),
-        "pitch": piece.pitch,
-        "watch_nan": int(direction.watch_nan),
+        "more_lines": more_lines,
+        "more_columns": more_columns,
+        "pieces": len(pieces.table),
+        "over_images": int(slide.over_images),
+        "watch_weights": weights if direction.watch_nan else 0,
+        **places,
+    }
+    band = {
+        "x_channel": channel,
+        "line_phases": phases,
+        "column_phases": len(direction.columns.starts),
+        "channel": band_lines * pitch * slide.phases,
+        "phase": band_lines * pitch,
+        "pitch": pitch,
     }
     tables = {
         "lines": direction.lines.table(line),
         "columns": direction.columns.table(column),
-        "fill": np.array([fill.real], layout.problem.result_dtype),
+        "fill": np.array([slide.fill.real], layout.problem.result_dtype),
+        "pieces": pieces.table,
         "gathers": np.array(gathers, np.int64),
         "patches": np.array(table, np.int64).reshape(-1, 4),
     }
-    step = Step(f"bands_{layout.type}", layout.groups * down * across, sizes, True, piece.kernel.name, tables)
-    # The band of a single channel costs no traffic beyond the first caches; others are charged like packed planes.
-    bands = layout.images * step.tasks * channels * sizes["band_channel"] if channels * len(direction.rows) > 1 else 0
-    return step, Cost(cycles, layout.problem.bytes + 2 * bands * layout.itemsize)
-
-
-def _extent(direction: Direction) -> tuple[int, int]:
-    """Return how many lines and columns the largest gather has."""
-    return max(gather.lines for gather in direction.gathers), max(gather.width for gather in direction.gathers)
-
-
-def _reach(direction: Direction) -> tuple[int, int]:
-    """Return how many positions past its last line and column a gather meets, at most."""
-    line_taps = (tap.offset for gather in direction.gathers for tap in gather.line_taps)
-    column_taps = (tap.offset for gather in direction.gathers for tap in gather.column_taps)
-    return max(line_taps, default=0), max(column_taps, default=0)
+    if slide.boundary != "constant" and (direction.lines.is_padded or direction.columns.is_padded):
+        tables["line_of"] = direction.lines.outside(line, slide.boundary)
+        tables["column_of"] = direction.columns.outside(column, slide.boundary)
+    tasks = -(-layout.groups // groups_per_task) * len(pieces.table)
+    step = Step(f"bands_{layout.type}", tasks, sizes, not slide.over_images, kernel.name, tables, band=band)
+    return step, Cost(cycles, layout.problem.bytes)
 
 
 def _interleaved(direction: Direction) -> int:
@@ -175,45 +277,135 @@ def _interleaved(direction: Direction) -> int:
     return 2 if in_line == 2 and first.out_column == 2 else 1
 
 
-def _piece(
-    layout: Layout, direction: Direction, patches: Sequence[Sequence[Patch]], line_step: int
-) -> tuple[float, Piece]:
-    """Return the piece, with its micro-kernel, that takes the fewest cycles for all images."""
-    (lines, columns), (more_lines, more_columns) = _extent(direction), _reach(direction)
-    channels = direction.channels // layout.groups
-    planes = channels * len(direction.lines.starts) * len(direction.columns.starts)
-    best: tuple[float, Piece] | None = None
-    for kernel in layout.micro_kernels:
+def _band(slide: Slide, kernel: MicroKernel, pieces: Pieces) -> tuple[int, int]:
+    """Return the pitch of a band and its lines.
+
+    The last tile of a line and of a piece may read a whole tile; lines start on whole vectors.
+    """
+    more_lines, more_columns = slide.reach
+    pitch = -(-(max(pieces.columns, kernel.columns) + more_columns) // kernel.lanes) * kernel.lanes
+    at_once = kernel.rows * slide.steps[0][0]
+    return pitch, -(-pieces.lines // at_once) * at_once + more_lines
+
+
+def _cheapest(slide: Slide, patches: Sequence[Sequence[Patch]]) -> tuple[float, MicroKernel, Pieces]:
+    """Return the micro-kernel and the pieces that take the fewest cycles for all images, and how many."""
+    best: tuple[float, MicroKernel, Pieces] | None = None
+    for kernel in slide.layout.micro_kernels:
         if kernel.algorithm != "sliding":
             continue
-        per_tile = sum(_tile_cycles(kernel, channels, of_gather) for of_gather in patches)
-        at_once = kernel.rows * line_step
-        for piece_columns in (columns, *(size for size in PIECE_COLUMNS if kernel.columns <= size < columns)):
-            across = -(-columns // piece_columns)
-            # The last tile of a line and of a piece may read a whole tile; lines start on whole vectors.
-            pitch = -(-(max(piece_columns, kernel.columns) + more_columns) // kernel.lanes) * kernel.lanes
-            room = MAX_BAND_BYTES // layout.itemsize // (planes * pitch) - more_lines
-            most = min(room // at_once, -(-lines // at_once))
-            if most < 1:
-                continue
-            share = -(-PIECES // (max(layout.images, 1) * layout.groups * across))
-            tile_lines = max(1, min(most, -(-lines // at_once // share)))
-            down = -(-lines // (tile_lines * at_once))
-            tile_lines = -(-lines // at_once // down)
-            piece_lines = min(tile_lines * at_once, lines)
-            band_lines = tile_lines * at_once + more_lines
-            tiles = -(-lines // at_once) * line_step * across * -(-piece_columns // kernel.columns)
-            copies = down * across * planes * band_lines * (6 + 2 * pitch / kernel.lanes)
-            cycles = (
-                layout.images
-                * layout.groups
-                * (down * across * TASK_CYCLES + copies + len(direction.rows) * tiles * per_tile)
-            )
+        per_tile = sum(_tile_cycles(kernel, slide.channels, of_gather) for of_gather in patches)
+        for pieces in _partitions(slide, kernel):
+            cycles = slide.repeats * _piece_cycles(slide, kernel, pieces, per_tile)
             if best is None or cycles < best[0]:
-                best = cycles, Piece(kernel, piece_lines, piece_columns, pitch, band_lines * pitch)
+                best = cycles, kernel, pieces
     if best is None:
         raise UnsupportedError("its algorithm 'sliding' has too many channels in a group for its bands")
     return best
+
+
+def _partitions(slide: Slide, kernel: MicroKernel) -> Iterator[Pieces]:
+    """Yield ways to cut the result so that a band has room for every piece."""
+    (lines, columns), at_once = slide.extent, kernel.rows * slide.steps[0][0]
+    for piece_columns in (columns, *(size for size in PIECE_COLUMNS if kernel.columns <= size < columns)):
+        across = -(-columns // piece_columns)
+        pitch, more_lines = _band(slide, kernel, Pieces(np.empty(0), 0, piece_columns))
+        plane = slide.channels * slide.phases * pitch * slide.layout.itemsize
+        share = -(-PIECES // (slide.repeats * across))
+        for room in (FAST_BAND_BYTES, MAX_BAND_BYTES):
+            most = min((room // plane - more_lines) // at_once, -(-lines // at_once // share))
+            if most < 1:
+                continue
+            down = -(-lines // (most * at_once))
+            piece_lines = -(-lines // at_once // down) * at_once
+            yield _uniform(lines, columns, piece_lines, piece_columns)
+            frame = _frame(slide, kernel)
+            if frame is not None:
+                yield _framed(slide, kernel, frame, piece_lines, piece_columns)
+
+
+def _cut(first: int, last: int, size: int) -> list[tuple[int, int]]:
+    """Return (start, length) of pieces of a range; a last one of less than half the size goes to the one before."""
+    count = max(1, round((last - first) / size)) if last > first else 0
+    ends = [first + min(last - first, size * n) for n in range(count)] + [last]
+    return [(start, end - start) for start, end in pairwise(ends)]
+
+
+def _uniform(lines: int, columns: int, piece_lines: int, piece_columns: int) -> Pieces:
+    table = [
+        (p, q, min(piece_lines, lines - p), min(piece_columns, columns - q))
+        for p, q in product(range(0, lines, piece_lines), range(0, columns, piece_columns))
+    ]
+    return Pieces(np.array(table, np.int64), min(piece_lines, lines), min(piece_columns, columns))
+
+
+def _frame(slide: Slide, kernel: MicroKernel) -> tuple[int, int, int, int] | None:
+    """Return first and last line and column of the result that sees no padding and is large enough for whole tiles.
+
+    None where x cannot be read where it lies.
+    """
+    direction, (more_lines, more_columns) = slide.direction, slide.reach
+    if slide.phases > 1 or len(direction.gathers) > 1 or slide.over_images or slide.steps[0][0] > 1:
+        return None
+    if direction.lines.stride > 1 or direction.columns.stride > 1 or direction.gathers[0].out_column > 1:
+        return None
+    if kernel.rows + more_lines > LINES_IN_PLACE:
+        return None
+    (lines, columns), (lo, hi) = slide.extent, direction.lines.inside(direction.lines.starts[0])
+    top, bottom = (lo and max(lo, kernel.rows)), min(hi - more_lines, lines)
+    bottom = bottom if bottom == lines else min(bottom, lines - kernel.rows)
+    lo, hi = direction.columns.inside(direction.columns.starts[0])
+    left, right = (lo and max(lo, kernel.columns)), min(hi - more_columns, columns)
+    right = right if right == columns else min(right, columns - kernel.columns)
+    return (top, bottom, left, right) if bottom - top >= kernel.rows and right - left >= kernel.columns else None
+
+
+def _framed(
+    slide: Slide, kernel: MicroKernel, frame: tuple[int, int, int, int], piece_lines: int, piece_columns: int
+) -> Pieces:
+    """Cut the result so that most of it can be read where x lies: the middle, and bands around it."""
+    (lines, columns), (top, bottom, left, right) = slide.extent, frame
+    shares = max(1, -(-PIECES // slide.repeats))
+    middle = max(kernel.rows, (bottom - top) // shares // kernel.rows * kernel.rows)
+    table = [(p, left, height, right - left) for p, height in _cut(top, bottom, middle)]
+    bands = [
+        (p, q, high, wide)
+        for p, high in ((0, top), (bottom, lines - bottom))
+        if high
+        for q, wide in _cut(0, columns, piece_columns)
+    ]
+    bands += [
+        (p, q, high, wide)
+        for q, wide in ((0, left), (right, columns - right))
+        if wide
+        for p, high in _cut(top, bottom, piece_lines)
+    ]
+    return Pieces(
+        np.array(table + bands, np.int64),
+        max((band[2] for band in bands), default=0),
+        max((band[3] for band in bands), default=0),
+    )
+
+
+def _piece_cycles(slide: Slide, kernel: MicroKernel, pieces: Pieces, per_tile: float) -> float:
+    """Return the cycles all pieces take once: tiles, bands, and something for each piece."""
+    (line_step, _), (more_lines, more_columns) = slide.steps[0], slide.reach
+    frame = _frame(slide, kernel)
+    total = 0.0
+    for first_line, first_column, lines, columns in pieces.table:
+        tiles = -(-lines // (kernel.rows * line_step)) * line_step * -(-columns // kernel.columns)
+        total += PIECE_CYCLES + len(slide.direction.rows) * tiles * per_tile
+        if (
+            frame is not None
+            and frame[0] <= first_line
+            and first_line + lines <= frame[1]
+            and (frame[2] <= first_column and first_column + columns <= frame[3])
+        ):
+            continue
+        total += (
+            slide.channels * slide.phases * (lines + more_lines) * (6 + 2 * (columns + more_columns) / kernel.lanes)
+        )
+    return total
 
 
 def _tile_cycles(kernel: MicroKernel, channels: int, patches: Sequence[Patch]) -> float:
@@ -226,9 +418,11 @@ def _tile_cycles(kernel: MicroKernel, channels: int, patches: Sequence[Patch]) -
     total = 0.0
     for patch in patches:
         multiplications = patch.lines * patch.columns * kernel.rows
-        shared = patch.lines >= kernel.rows
+        nine = patch.lines == patch.columns == 3 and kernel.rows * vectors + 9 + vectors < (32 if wide else 16)
+        shared = nine or patch.lines >= kernel.rows
         x_lines = patch.lines + kernel.rows - 1 if shared else patch.lines
         loads = (x_lines if shared else patch.lines * kernel.rows) * patch.columns * vectors
-        arithmetic = multiplications * vectors * (1.0 if wide else 0.5)
-        total += max(arithmetic, loads * (1.8 if wide else 0.75) + 0.5 * multiplications) + 2 * x_lines
-    return channels * total + 15 + 2 * kernel.rows * vectors
+        taps = 9 if nine else multiplications
+        arithmetic = multiplications * vectors * 0.5
+        total += max(arithmetic, loads * (0.9 if wide else 0.6) + 0.5 * taps) + (0 if nine else 2 * x_lines)
+    return channels * total + 15 + kernel.rows * vectors

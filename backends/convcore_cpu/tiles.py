@@ -43,17 +43,6 @@ def outer_kernel(
     return min(candidates, key=lambda candidate: candidate[0], default=(math.inf, None))
 
 
-def dot_kernel(micro_kernels: Iterable[MicroKernel], taps: int, width: int) -> tuple[float, MicroKernel]:
-    """Return the cycles one line of ``width`` pixels takes, and the dot-product micro-kernel that takes the fewest."""
-    candidates = [
-        # Two loads for every multiply-add, and something for the call.
-        (-(-taps // row.rows) * (row.rows + 2.0) * -(-width // row.lanes), row)
-        for row in micro_kernels
-        if row.algorithm == "dot"
-    ]
-    return min(candidates, key=lambda candidate: candidate[0])
-
-
 def _outer_cycles(row: MicroKernel, a_stride: int, far: bool) -> float:
     """Return the cycles one term of the sum takes a tile: by arithmetic, loads or latency, and one for the loop.
 

@@ -48,20 +48,46 @@ static int draw(void) { return rand() % 17 - 8; }
     }                                                                                                                  \
                                                                                                                        \
     static int check_dot_##TYPE(const micro_kernel *row) {                                                             \
-        static TYPE a[MEMORY], b[MEMORY];                                                                              \
-        TYPE out[MAX_TILE_ROWS];                                                                                       \
-        index_t a_offset[MAX_TILE_ROWS];                                                                               \
-        for (int i = 0; i < MEMORY; i++) a[i] = (TYPE)draw(), b[i] = (TYPE)draw();                                     \
-        for (int m = 0; m < row->rows; m++) a_offset[m] = rand() % 200;                                                \
+        enum { K = 5, HEIGHT = 7, TAPS = 10 };                                                                         \
+        static TYPE x[MEMORY], g[MEMORY], out[K * TAPS], expected[K * TAPS];                                           \
+        index_t a_row[TAPS + MAX_TILE_ROWS] = {0};                                                                     \
+        for (int i = 0; i < MEMORY; i++) x[i] = (TYPE)draw(), g[i] = (TYPE)draw();                                     \
         for (index_t width = 1; width <= WIDTH; width++) {                                                             \
-            const dot_loop loop = {LINES, width, 40, 30, a_offset};                                                    \
-            ((dot_function *)row->function)(&loop, a, b, out);                                                         \
-            for (int m = 0; m < row->rows; m++) {                                                                      \
-                TYPE sum = 0;                                                                                          \
-                for (int p = 0; p < LINES; p++) {                                                                      \
-                    for (int q = 0; q < width; q++) sum += a[a_offset[m] + p * 40 + q] * b[p * 30 + q];                \
+            const axis down = {HEIGHT + 2, 1, HEIGHT + 1, -40, 40}, across = {width + 4, 1, width + 3, -1, 1};         \
+            const index_t pitch = (width + 4 + MAX_LANES) / MAX_LANES * MAX_LANES;                                     \
+            const TYPE fill = 3;                                                                                       \
+            for (int m = 0; m < TAPS; m++) a_row[m] = m / 5 * pitch + m % 5;                                           \
+            const lines_step step = {.sizes = {.g_channel = 200,                                                       \
+                                               .g_line = 24,                                                           \
+                                               .x_pitch = pitch,                                                       \
+                                               .k_per_group = K,                                                       \
+                                               .channels = 1,                                                          \
+                                               .rows = TAPS,                                                           \
+                                               .width = width,                                                         \
+                                               .more_lines = 1,                                                        \
+                                               .more_columns = 4},                                                     \
+                                     .kernel = row,                                                                    \
+                                     .band = {.sizes = {.line_phases = 1, .column_phases = 1, .pitch = pitch},         \
+                                              .lines = &down,                                                          \
+                                              .columns = &across,                                                      \
+                                              .fill = &fill},                                                          \
+                                     .a_row = a_row};                                                                  \
+            for (int add = 0; add < 2; add++) {                                                                        \
+                ((dot_function *)row->function)(&step, x, g, 1, LINES, add, out);                                      \
+                for (int k = 0; k < K; k++) {                                                                          \
+                    for (int m = 0; m < TAPS; m++) {                                                                   \
+                        TYPE sum = add ? expected[k * TAPS + m] : 0;                                                   \
+                        for (int p = 1; p <= LINES; p++) {                                                             \
+                            for (int q = 0; q < width; q++) {                                                          \
+                                const index_t i = p + m / 5 - 1, j = q + m % 5 - 1;                                    \
+                                const int inside = i >= 0 && i < HEIGHT && j >= 0 && j < width + 2;                    \
+                                sum += g[k * 200 + p * 24 + q] * (inside ? x[i * 40 + j] : fill);                      \
+                            }                                                                                          \
+                        }                                                                                              \
+                        expected[k * TAPS + m] = sum;                                                                  \
+                    }                                                                                                  \
                 }                                                                                                      \
-                if (out[m] != sum) return 0;                                                                           \
+                if (memcmp(out, expected, sizeof out)) return 0;                                                       \
             }                                                                                                          \
         }                                                                                                              \
         return 1;                                                                                                      \
@@ -78,34 +104,29 @@ static int draw(void) { return rand() % 17 - 8; }
             const axis down = {HEIGHT + 2, 1, HEIGHT + 1, -BREADTH, BREADTH},                                          \
                        across = {BREADTH + 2, 1, BREADTH + 1, -1, 1};                                                  \
             const index_t gather[] = {0, p_count, q_count, 0, 1}, patch[] = {0, 0, taps, WIDE};                        \
-            const sliding_step step = {{.w_line = WIDE,                                                                \
-                                        .w_column = 1,                                                                 \
-                                        .out_line = BREADTH,                                                           \
-                                        .out_column = 1,                                                               \
-                                        .rows = 1,                                                                     \
-                                        .channels = 1,                                                                 \
-                                        .gathers = 1,                                                                  \
-                                        .interleaved = 1,                                                              \
-                                        .line_phases = 1,                                                              \
-                                        .column_phases = 1,                                                            \
-                                        .line_step = 1,                                                                \
-                                        .column_step = 1,                                                              \
-                                        .piece_lines = p_count,                                                        \
-                                        .piece_columns = q_count,                                                      \
-                                        .band_lines = lines,                                                           \
-                                        .band_columns = q_count + WIDE - 1,                                            \
-                                        .band_phase = lines * pitch,                                                   \
-                                        .band_channel = lines * pitch,                                                 \
-                                        .pitch = pitch},                                                               \
-                                       row,                                                                            \
-                                       &down,                                                                          \
-                                       &across,                                                                        \
-                                       &fill,                                                                          \
-                                       gather,                                                                         \
-                                       patch};                                                                         \
+            const index_t piece[] = {0, 0, p_count, q_count};                                                          \
+            const sliding_step step = {.sizes = {.w_line = WIDE,                                                       \
+                                                 .w_column = 1,                                                        \
+                                                 .out_line = BREADTH,                                                  \
+                                                 .out_column = 1,                                                      \
+                                                 .rows = 1,                                                            \
+                                                 .channels = 1,                                                        \
+                                                 .gathers = 1,                                                         \
+                                                 .interleaved = 1,                                                     \
+                                                 .line_step = 1,                                                       \
+                                                 .column_step = 1,                                                     \
+                                                 .more_lines = taps - 1,                                               \
+                                                 .more_columns = WIDE - 1},                                            \
+                                       .kernel = row,                                                                  \
+                                       .band = {.sizes = {.line_phases = 1, .column_phases = 1, .pitch = pitch},       \
+                                                .lines = &down,                                                        \
+                                                .columns = &across,                                                    \
+                                                .fill = &fill},                                                        \
+                                       .gathers = gather,                                                              \
+                                       .patches = patch};                                                              \
             for (int i = 0; i < HEIGHT * BREADTH; i++) x[i] = (TYPE)draw();                                            \
             for (int i = 0; i < 5 * WIDE; i++) w[i] = (TYPE)draw();                                                    \
-            ((sliding_function *)row->function)(&step, x, w, &bias, out, 0, 0, NULL);                                  \
+            ((sliding_function *)row->function)(&step, piece, x, w, &bias, 0, out, 1);                                 \
             for (index_t p = 0; p < p_count; p++) {                                                                    \
                 for (index_t q = 0; q < q_count; q++) {                                                                \
                     TYPE sum = bias;                                                                                   \

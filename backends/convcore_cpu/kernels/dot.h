@@ -1,44 +1,85 @@
-/* Dot-product micro-kernel over lines of pixels.
+/* Dot-product micro-kernel: grad_weight over lines of pixels, for groups of few channels.
  *
- *     out[m] = sum_{p < lines} sum_{q < width} A[a_offset[m] + p*a_line + q] * B[p*b_line + q],  0 <= m < rows
+ *     out[k, m] += sum_{p < lines} sum_{q < width} B[a_row[m] + p*pitch + q] * G[k, p, q]
  *
- * For grad_weight where a group has too few channels to fill lanes with them (depthwise above all): A is a plane of x,
- * m a tap, B the plane of grad_out.
+ * Row m is a tap of a channel, (c, r, s); B is a band of x (band.h), or x itself where it needs neither padding nor
+ * phases, G the plane of grad_out.
  *
- * Blocking: one vector accumulator for each row, one vector of B.  The lanes of an accumulator are added up once, at
- * the end, in a fixed order.  The last vector of a line is masked, A and B both, so that nothing outside the width is
- * ever multiplied: no NaN is made of what the formula does not contain.
+ * Blocking: an accumulator for each of `rows` rows and `vectors` channels k, whose lanes are pixels side by side; one
+ * vector of G for each k, one of B.  The lanes of an accumulator are added up at the end of the lines, by halves.  The
+ * last vector of a line is masked, B and G both, so that nothing outside the width is ever multiplied or read: no NaN
+ * is made of what the formula does not contain.
  *
- * The caller guarantees that A and B may be read up to the end of the last vector of a line.
+ * The caller guarantees that the band fits into MAX_BAND_BYTES.  Edges are fill, or the boundary's pixels.
  */
-static inline __attribute__((always_inline)) NAMED(vector) NAMED(masked)(const TYPE *at, NAMED(mask) mask) {
-    return (NAMED(vector))((NAMED(mask))(*(const NAMED(vector) *)at) & mask);
+static inline __attribute__((always_inline)) TYPE NAMED(sum_of_lanes)(NAMED(vector) sum) {
+    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
+    UNROLL for (int half = LANES / 2; half > 0; half /= 2) sum += NAMED(swapped_lanes)(sum, half);
+    return sum[0];
 }
 
-static inline __attribute__((always_inline)) void NAMED(dot)(const int rows, const int vectors, const dot_loop *loop,
-                                                             const TYPE *a, const TYPE *b, TYPE *out) {
+/* All products of a vector of pixels: `b_at` on in B, `g_at` on in G. */
+static inline __attribute__((always_inline)) void NAMED(multiply_lanes)(const int rows, const int vectors,
+                                                                        const TYPE *const *b, index_t b_at,
+                                                                        const TYPE *const *g, index_t g_at,
+                                                                        index_t count, NAMED(tile) sum) {
+    NAMED(vector) g_lanes[MAX_TILE_VECTORS];
+    UNROLL for (int v = 0; v < vectors; v++) g_lanes[v] = NAMED(load_lanes)(g[v] + g_at, count);
+    UNROLL for (int m = 0; m < rows; m++) {
+        const NAMED(vector) b_lanes = NAMED(load_lanes)(b[m] + b_at, count);
+        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += b_lanes * g_lanes[v];
+    }
+}
+
+/* `rows` rows of `vectors` channels, of which `channels` are kept. */
+static inline __attribute__((always_inline)) void NAMED(dot_tile)(const int rows, const int vectors,
+                                                                  const lines_sizes *z, const index_t *a_row,
+                                                                  index_t lines, index_t kept, index_t channels,
+                                                                  const TYPE *b, index_t pitch, const TYPE *g,
+                                                                  int add, TYPE *out) {
     enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
-    const index_t whole = loop->width / LANES * LANES;
-    NAMED(vector) sum[MAX_TILE_ROWS];
-    NAMED(mask) mask;
-    (void)vectors; /* one */
-    for (int lane = 0; lane < LANES; lane++) mask[lane] = whole + lane < loop->width ? -1 : 0;
-    UNROLL for (int m = 0; m < rows; m++) sum[m] = (NAMED(vector)){0};
-    for (index_t p = 0; p < loop->lines; p++, a += loop->a_line, b += loop->b_line) {
-        for (index_t q = 0; q < whole; q += LANES) {
-            const NAMED(vector) b_lanes = *(const NAMED(vector) *)(b + q);
-            UNROLL for (int m = 0; m < rows; m++) sum[m] +=
-                b_lanes * *(const NAMED(vector) *)(a + loop->a_offset[m] + q);
-        }
-        if (whole < loop->width) {
-            const NAMED(vector) b_lanes = NAMED(masked)(b + whole, mask);
-            UNROLL for (int m = 0; m < rows; m++) sum[m] +=
-                b_lanes * NAMED(masked)(a + loop->a_offset[m] + whole, mask);
+    const index_t whole = z->width / LANES * LANES;
+    const TYPE *b_row[MAX_TILE_ROWS], *g_row[MAX_TILE_VECTORS];
+    NAMED(tile) sum;
+    UNROLL for (int v = 0; v < vectors; v++) g_row[v] = g + (v < channels ? v : channels - 1) * z->g_channel;
+    UNROLL for (int m = 0; m < rows; m++) {
+        b_row[m] = b + a_row[m];
+        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (NAMED(vector)){0};
+    }
+    for (index_t p = 0; p < lines; p++) {
+        for (index_t q = 0; q < whole; q += LANES)
+            NAMED(multiply_lanes)(rows, vectors, b_row, p * pitch + q, g_row, p * z->g_line + q, LANES, sum);
+        if (whole < z->width)
+            NAMED(multiply_lanes)(rows, vectors, b_row, p * pitch + whole, g_row, p * z->g_line + whole,
+                                  z->width - whole, sum);
+    }
+    UNROLL for (int v = 0; v < vectors; v++) {
+        if (v >= channels) return;
+        UNROLL for (int m = 0; m < rows; m++) {
+            if (m >= kept) break;
+            const TYPE total = NAMED(sum_of_lanes)(sum[m][v]);
+            TYPE *const to = out + v * z->rows + m;
+            *to = add ? *to + total : total;
         }
     }
-    UNROLL for (int m = 0; m < rows; m++) {
-        TYPE total = 0;
-        for (int lane = 0; lane < LANES; lane++) total += sum[m][lane];
-        out[m] = total;
+}
+
+/* Some lines of one image and group. */
+static inline __attribute__((always_inline)) void NAMED(dot)(const int rows, const int vectors, const lines_step *s,
+                                                             const TYPE *x, const TYPE *g, index_t first_line,
+                                                             index_t lines, int add, TYPE *out) {
+    const lines_sizes *z = &s->sizes;
+    _Alignas(64) TYPE room[MAX_BAND_BYTES / sizeof(TYPE) + MAX_TILE];
+    const TYPE *b = room;
+    if (z->in_place) b = x + first_line * z->x_pitch;
+    else
+        NAMED(fill_band)(&s->band, x, z->channels, first_line, 0, lines + z->more_lines, z->width + z->more_columns,
+                         room);
+    for (index_t k = 0; k < z->k_per_group; k += vectors) {
+        for (index_t m = 0; m < z->rows; m += rows) {
+            NAMED(dot_tile)(rows, vectors, z, s->a_row + m, lines, z->rows - m, z->k_per_group - k, b,
+                            z->x_pitch, g + k * z->g_channel + first_line * z->g_line, add,
+                            out + k * z->rows + m);
+        }
     }
 }

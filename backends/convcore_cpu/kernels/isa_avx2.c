@@ -7,6 +7,7 @@
 #endif
 #define ISA avx2
 #define VECTOR_BYTES 32
+#define VECTOR_REGISTERS 16
 #include "isa_body.h"
 #if defined(__clang__)
 #pragma clang attribute pop

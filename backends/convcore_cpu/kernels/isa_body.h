@@ -1,6 +1,7 @@
 /* The body of every isa_*.c: the micro-kernels of one instruction set, and the rows that list them.
  *
- * The including file defines ISA and VECTOR_BYTES and has the compiler target set.
+ * The including file defines ISA, VECTOR_BYTES and VECTOR_REGISTERS, how many there are, and has the compiler target
+ * set.
  */
 #include "element.h"
 #include "steps.h"
@@ -15,21 +16,30 @@ typedef VECTOR(int32_t) f32_mask;
 typedef VECTOR(int64_t) f64_mask;
 typedef VECTOR(int64_t) i64_mask;
 
+#include "lanes.h"
+
+typedef f32_vector f32_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
+typedef f64_vector f64_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
+typedef i64_vector i64_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
+
 enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
 
 #define TYPE f32
+#include "band.h"
 #include "dot.h"
 #include "outer.h"
 #include "sliding.h"
 #include "winograd.h"
 #undef TYPE
 #define TYPE f64
+#include "band.h"
 #include "dot.h"
 #include "outer.h"
 #include "sliding.h"
 #include "winograd.h"
 #undef TYPE
 #define TYPE i64
+#include "band.h"
 #include "dot.h"
 #include "outer.h"
 #include "sliding.h"
@@ -37,12 +47,13 @@ enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
 
 #define ARGUMENTS_outer const outer_loop *loop, const void *a, const void *b, const void *init, void *out
 #define PASS_outer loop, a, b, init, out
-#define ARGUMENTS_dot const dot_loop *loop, const void *a, const void *b, void *out
-#define PASS_dot loop, a, b, out
+#define ARGUMENTS_dot                                                                                                  \
+    const lines_step *s, const void *x, const void *g, index_t first_line, index_t lines, int add, void *out
+#define PASS_dot s, x, g, first_line, lines, add, out
 #define ARGUMENTS_sliding                                                                                              \
-    const sliding_step *s, const void *x, const void *w, const void *bias, void *out, index_t first_line,              \
-        index_t first_column, int *nan_seen
-#define PASS_sliding s, x, w, bias, out, first_line, first_column, nan_seen
+    const sliding_step *s, const index_t *piece, const void *x, const void *w, const void *bias, int add, void *out,   \
+        index_t groups
+#define PASS_sliding s, piece, x, w, bias, add, out, groups
 #define ARGUMENTS_transform const transform_loop *loop, const void *in, void *out
 #define PASS_transform loop, in, out
 #define ARGUMENTS_winograd_input ARGUMENTS_transform

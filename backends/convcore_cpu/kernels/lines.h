@@ -1,30 +1,27 @@
-/* grad_weight by dot-product micro-kernels, into the workspace.
+/* grad_weight of groups of few channels by dot products (dot.h has the formula).
  *
- *     partial[part, k, c, tap] += sum_{lines of the part} sum_q A[image, group*C/G + c, tap, p, q] * B[image, k, p, q]
+ * The pixels are summed in `parts` of neighbouring chunks of lines, into the workspace (reduce.h adds them up), or in
+ * one, straight into the weight.
  *
- * For groups of few channels.  Parts as in accumulate.h.  A task is one pair (k, c) of one part.
+ * A task is one part of some groups.
  */
 static void NAMED(lines)(const void *step, char *const *buffers, index_t images, index_t task) {
     const lines_step *s = step;
     const lines_sizes *z = &s->sizes;
     dot_function *const dot = (dot_function *)s->kernel->function;
-    const index_t c = task % z->c_per_group, k = task / z->c_per_group % (z->k_per_group * z->groups);
-    const index_t pairs = z->c_per_group * z->k_per_group * z->groups, pair = task % pairs, part = task / pairs;
+    const index_t part = task % z->parts, first = task / z->parts * z->groups_per_task;
+    const index_t last = first + z->groups_per_task < z->groups ? first + z->groups_per_task : z->groups;
     const index_t chunks = (z->lines + z->lines_at_once - 1) / z->lines_at_once, all = images * chunks;
-    const TYPE *a =
-        (const TYPE *)buffers[z->a_buffer] + z->a_offset + (k / z->k_per_group * z->c_per_group + c) * z->a_channel;
-    const TYPE *b = (const TYPE *)buffers[z->b_buffer] + z->b_offset + k * z->b_channel;
-    TYPE *out = (TYPE *)buffers[WORKSPACE] + z->out_offset + part * z->out_part + pair * z->taps;
-    dot_loop loop = {.width = z->width, .a_line = z->a_line, .b_line = z->b_line};
-    TYPE sums[MAX_TILE_ROWS];
-    for (index_t at = all * part / z->parts; at < all * (part + 1) / z->parts; at++) {
-        const index_t image = at / chunks, line = at % chunks * z->lines_at_once;
-        loop.lines = z->lines - line < z->lines_at_once ? z->lines - line : z->lines_at_once;
-        for (index_t tap = 0; tap < z->taps; tap += s->kernel->rows) {
-            const index_t rows = z->taps - tap < s->kernel->rows ? z->taps - tap : s->kernel->rows;
-            loop.a_offset = s->a_row + tap;
-            dot(&loop, a + image * z->a_image + line * z->a_line, b + image * z->b_image + line * z->b_line, sums);
-            for (index_t m = 0; m < rows; m++) out[tap + m] += sums[m];
+    const index_t begin = all * part / z->parts, end = all * (part + 1) / z->parts;
+    TYPE *out = (TYPE *)buffers[z->out_buffer] + z->out_offset + part * z->out_part;
+    for (index_t group = first; group < last; group++) {
+        const TYPE *x = (const TYPE *)buffers[z->x_buffer] + z->x_offset + group * z->x_group;
+        const TYPE *g = (const TYPE *)buffers[z->g_buffer] + z->g_offset + group * z->k_per_group * z->g_channel;
+        for (index_t at = begin; at < end; at++) {
+            const index_t image = at / chunks, line = at % chunks * z->lines_at_once;
+            const index_t lines = z->lines - line < z->lines_at_once ? z->lines - line : z->lines_at_once;
+            dot(s, x + image * z->x_image, g + image * z->g_image, line, lines, at > begin || !z->one_batch,
+                out + group * z->k_per_group * z->rows);
         }
     }
 }

@@ -28,13 +28,6 @@ typedef struct {
     const index_t *a_row, *out_row;  /* for every row of the tile, in elements */
 } outer_loop;
 
-/* The loop of a dot-product micro-kernel; dot.h has its formula. */
-typedef struct {
-    index_t lines, width;
-    index_t a_line, b_line;  /* from line to line, in elements */
-    const index_t *a_offset; /* for every row of the tile, in elements */
-} dot_loop;
-
 /* The loop of a Winograd transform; winograd.h has its formula. */
 typedef struct {
     const index_t *in_offsets, *out_offsets; /* of every element of a block, in elements */
@@ -43,7 +36,6 @@ typedef struct {
 } transform_loop;
 
 typedef void outer_function(const outer_loop *loop, const void *a, const void *b, const void *init, void *out);
-typedef void dot_function(const dot_loop *loop, const void *a, const void *b, void *out);
 typedef void transform_function(const transform_loop *loop, const void *in, void *out);
 
 typedef struct {

@@ -1,4 +1,4 @@
-/* Sliding-window micro-kernel: lines of x pass under the taps of a kernel, in a band small enough for the first caches.
+/* Sliding-window micro-kernel: lines of x pass under the taps of a kernel.
  *
  *     out[row, p, q] = bias[row] + sum_{c, r, s} W[row, c, r, s] * B[c, p + offset(r), q + offset(s)]
  *
@@ -9,17 +9,19 @@
  * `taps` columns.  A result has pixels of several kinds where grad_input has a stride; those that meet the same patches
  * are called a gather.  Tables, in rows:
  *
+ *     pieces    first line, first column, lines, columns
  *     gathers   out_offset, lines, columns, first patch, end of patches; those of a line of the result stand together
  *     patches   offset in B, offset in W, lines of taps, columns of taps
  *
- * The band is a copy of what a piece of the result needs of the group's channels: padded, in phases, lanes side by
- * side.
+ * B is a band (band.h), or x itself where a piece sees no padding and needs no phases.
  *
- * Blocking: rows*vectors accumulators for `rows` lines of the result, one line of vectors of x, one broadcast.  A patch
- * of fewer lines of taps than that loads x anew for each line of the result.  The last tile of a line, and of the
- * lines, is moved back to end with them where they are long enough, otherwise stored through a buffer.
+ * Blocking: rows*vectors accumulators for `rows` lines of the result, one line of vectors of x, one broadcast; the nine
+ * taps of a 3x3 kernel stay in registers where there is room.  A patch of fewer lines of taps than `rows` loads x anew
+ * for each line of the result.  The last tile of a line, and of the lines, is moved back to end with them where they
+ * are long enough, otherwise the lanes too many are dropped.
  *
- * The caller guarantees that a band fits into MAX_BAND_BYTES.  Edges are fill.  NaN as in correlate.h.
+ * The caller guarantees that a band fits into MAX_BAND_BYTES, and that an infinite weight that meets zeros around
+ * grad_out, which the formula does not have, is noticed (bands.h).
  *
  * Source: the line reuse is that of Zhang, Lo and Lu, "High Performance Depthwise and Pointwise Convolutions on Mobile
  * Devices", section 3.1; phases, patches and the order of the loops are ours.
@@ -29,35 +31,10 @@ typedef struct {
     index_t channels, x_channel, w_channel; /* of B and W */
     index_t x_line, x_column; /* from a tap to the next, in B; x_line is also from line to line of the tile */
     index_t w_line, w_column; /* in W */
+    index_t line_step, pitch, out_line, out_column;
+    int add; /* to what the result has */
 } NAMED(window);
 
-static inline __attribute__((always_inline)) void NAMED(window_tile)(const int rows, const int vectors,
-                                                                     const NAMED(window) * window, const TYPE *x,
-                                                                     const TYPE *w, TYPE init, TYPE *out,
-                                                                     index_t out_line) {
-    const index_t x_line = window->x_line, x_column = window->x_column;
-    const index_t w_line = window->w_line, w_column = window->w_column;
-    NAMED(vector) sum[MAX_TILE_ROWS][MAX_TILE_VECTORS];
-    UNROLL for (int m = 0; m < rows; m++) {
-        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = init - (NAMED(vector)){0};
-    }
-    for (index_t c = 0; c < window->channels; c++, x += window->x_channel, w += window->w_channel) {
-        for (const index_t *patch = window->patch; patch < window->patches_end; patch += 4) {
-            const TYPE *x_at = x + patch[0], *w_at = w + patch[1];
-            const index_t lines = patch[2], columns = patch[3];
-            if (lines < rows) {
-                for (index_t r = 0; r < lines; r++, x_at += x_line, w_at += w_line) {
-                    for (index_t s = 0; s < columns; s++) {
-                        const TYPE tap = w_at[s * w_column];
-                        UNROLL for (int m = 0; m < rows; m++) {
-                            UNROLL for (int v = 0; v < vectors; v++) {
-                                sum[m][v] += tap * ((NAMED(vector) *)(x_at + m * x_line + s * x_column))[v];
-                            }
-                        }
-                    }
-                }
-                continue;
-            }
 /* A compiler would rather load a vector again for every line of the tile than the taps. */
 #if defined(__x86_64__)
 #define KEEP(vector) __asm__("" : "+v"(vector))
@@ -66,169 +43,246 @@ static inline __attribute__((always_inline)) void NAMED(window_tile)(const int r
 #else
 #define KEEP(vector)
 #endif
-#define WINDOW_TAP(first, last, s, x_offset)                                                                           \
-    {                                                                                                                  \
-        NAMED(vector) lanes[MAX_TILE_VECTORS];                                                                         \
-        UNROLL for (int v = 0; v < vectors; v++) {                                                                     \
-            lanes[v] = ((NAMED(vector) *)(x_at + (x_offset)))[v];                                                      \
-            KEEP(lanes[v]);                                                                                            \
-        }                                                                                                              \
-        UNROLL for (int m = 0; m < rows; m++) {                                                                        \
-            if (m < (first) || m >= (last)) continue;                                                                  \
-            UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += lanes[v] * w_at[(s) * w_column - m * w_line];        \
-        }                                                                                                              \
-    }
-#define WINDOW_LINE(first, last)                                                                                       \
-    if (columns == 3 && x_column == 1) {                                                                               \
-        WINDOW_TAP(first, last, 0, 0)                                                                                  \
-        WINDOW_TAP(first, last, 1, 1)                                                                                  \
-        WINDOW_TAP(first, last, 2, 2)                                                                                  \
-    } else                                                                                                             \
-        for (index_t s = 0; s < columns; s++) WINDOW_TAP(first, last, s, s * x_column)                                 \
-    x_at += x_line;                                                                                                    \
-    w_at += w_line;
-            UNROLL for (int i = 0; i < rows - 1; i++) { WINDOW_LINE(0, i + 1) }
-            for (index_t i = rows - 1; i < lines; i++) { WINDOW_LINE(0, rows) }
-            UNROLL for (int i = 1; i < rows; i++) { WINDOW_LINE(i, rows) }
-#undef WINDOW_LINE
-#undef WINDOW_TAP
-#undef KEEP
+
+/* A patch of 3x3 taps side by side, held in registers. */
+static inline __attribute__((always_inline)) void NAMED(patch_of_nine)(const int rows, const int vectors,
+                                                                       const NAMED(window) * window, const TYPE *x,
+                                                                       const TYPE *w, NAMED(tile) sum) {
+    NAMED(vector) taps[3][3];
+    UNROLL for (int r = 0; r < 3; r++) {
+        UNROLL for (int s = 0; s < 3; s++) {
+            taps[r][s] = w[r * window->w_line + s * window->w_column] - (NAMED(vector)){0};
+            KEEP(taps[r][s]);
         }
     }
-    UNROLL for (int m = 0; m < rows; m++) {
-        UNROLL for (int v = 0; v < vectors; v++) ((NAMED(vector) *)(out + m * out_line))[v] = sum[m][v];
-    }
-}
-
-/* A line of any length in few moves: blocks, the last moved back to end with the line. */
-static inline __attribute__((always_inline)) void NAMED(move_line)(TYPE *to, const TYPE *from, index_t count) {
-#define MOVE_BLOCKS(bytes)                                                                                             \
-    if (count * sizeof(TYPE) >= (bytes)) {                                                                             \
-        const index_t block = (bytes) / sizeof(TYPE);                                                                  \
-        for (index_t j = 0; j + block < count; j += block) __builtin_memcpy(to + j, from + j, bytes);                  \
-        __builtin_memcpy(to + count - block, from + count - block, bytes);                                             \
-        return;                                                                                                        \
-    }
-    MOVE_BLOCKS(VECTOR_BYTES)
-    MOVE_BLOCKS(32)
-    MOVE_BLOCKS(16)
-    MOVE_BLOCKS(8)
-    MOVE_BLOCKS(4)
-#undef MOVE_BLOCKS
-}
-
-static inline void NAMED(fill_positions)(TYPE *to, index_t first, index_t last, TYPE fill) {
-    for (index_t j = first; j < last; j++) to[j] = fill;
-}
-
-/* Bring positions line .. line+lines-1, column .. column+columns-1 of every phase and channel into the band. */
-static void NAMED(fill_band)(const sliding_step *s, const TYPE *x, index_t first_line, index_t first_column,
-                             TYPE *band) {
-    const sliding_sizes *z = &s->sizes;
-    const TYPE fill = *(const TYPE *)s->fill;
-    for (index_t phase = 0; phase < z->line_phases * z->column_phases; phase++) {
-        const axis lines = s->lines[phase % z->line_phases], columns = s->columns[phase / z->line_phases];
-        const index_t last = lines.size < first_line + z->band_lines ? lines.size : first_line + z->band_lines;
-        const index_t count =
-            columns.size - first_column < z->band_columns ? columns.size - first_column : z->band_columns;
-        const index_t before = columns.lo - first_column, end = columns.hi - first_column;
-        const index_t lo = before < 0 ? 0 : before < count ? before : count;
-        const index_t hi = end < lo ? lo : end < count ? end : count;
-        for (index_t c = 0; c < z->channels; c++) {
-            const TYPE *from = x + c * z->x_channel + columns.base + (first_column + lo) * columns.step + lines.base;
-            TYPE *to = band + c * z->band_channel + phase * z->band_phase;
-            for (index_t i = first_line; i < last; i++, to += z->pitch) {
-                if (i < lines.lo || i >= lines.hi) {
-                    NAMED(fill_positions)(to, 0, count, fill);
-                    continue;
+    UNROLL for (int i = 0; i < rows + 2; i++, x += window->x_line) {
+        UNROLL for (int s = 0; s < 3; s++) {
+            UNROLL for (int v = 0; v < vectors; v++) {
+                NAMED(vector) lanes = ((NAMED(vector) *)(x + s))[v];
+                KEEP(lanes);
+                UNROLL for (int m = 0; m < rows; m++) {
+                    if (m <= i && i - m < 3) sum[m][v] += lanes * taps[i - m][s];
                 }
-                const TYPE *line = from + i * lines.step;
-                NAMED(fill_positions)(to, 0, lo, fill);
-                if (columns.step == 1) NAMED(move_line)(to + lo, line, hi - lo);
-                else if (columns.step == 2)
-                    for (index_t j = 0; j < hi - lo; j++) to[lo + j] = line[2 * j];
-                else
-                    for (index_t j = 0; j < hi - lo; j++) to[lo + j] = line[j * columns.step];
-                NAMED(fill_positions)(to, hi, count, fill);
             }
         }
     }
 }
 
-static void NAMED(watch)(const TYPE *out, index_t lines, index_t line, index_t columns, index_t column, int *nan_seen) {
-    int found = 0;
-    for (index_t p = 0; p < lines; p++, out += line) {
-        for (index_t q = 0; q < columns; q++) found |= out[q * column] != out[q * column];
+/* Tap s of one line of x meets the lines first .. last-1 of the tile. */
+static inline __attribute__((always_inline)) void NAMED(tap_of_line)(const int first, const int last, const int vectors,
+                                                                     const TYPE *x, const TYPE *w, index_t w_line,
+                                                                     NAMED(tile) sum) {
+    NAMED(vector) lanes[MAX_TILE_VECTORS];
+    UNROLL for (int v = 0; v < vectors; v++) {
+        lanes[v] = ((NAMED(vector) *)x)[v];
+        KEEP(lanes[v]);
     }
-    if (found) __atomic_store_n(nan_seen, 1, __ATOMIC_RELAXED);
+    UNROLL for (int m = first; m < last; m++) {
+        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += lanes[v] * w[-m * w_line];
+    }
 }
 
-/* One piece of the result: the gathers' lines and columns from first_line and first_column on, as many as the band has
- * room for. */
-static inline __attribute__((always_inline)) void NAMED(sliding)(const int rows, const int vectors,
-                                                                 const sliding_step *s, const TYPE *x, const TYPE *w,
-                                                                 const TYPE *bias, TYPE *out, index_t first_line,
-                                                                 index_t first_column, int *nan_seen) {
+/* A patch of at least as many lines of taps as the tile has. */
+static inline __attribute__((always_inline)) void NAMED(tall_patch)(const int rows, const int vectors,
+                                                                    const NAMED(window) * window, const TYPE *x,
+                                                                    const TYPE *w, index_t lines, index_t columns,
+                                                                    NAMED(tile) sum) {
+#define LINE(first, last)                                                                                              \
+    for (index_t s = 0; s < columns; s++) {                                                                            \
+        NAMED(tap_of_line)(first, last, vectors, x + s * window->x_column, w + s * window->w_column, window->w_line,   \
+                           sum);                                                                                       \
+    }                                                                                                                  \
+    x += window->x_line;                                                                                               \
+    w += window->w_line;
+    UNROLL for (int i = 0; i < rows - 1; i++) { LINE(0, i + 1) }
+    for (index_t i = rows - 1; i < lines; i++) { LINE(0, rows) }
+    UNROLL for (int i = 1; i < rows; i++) { LINE(i, rows) }
+#undef LINE
+}
+
+static inline __attribute__((always_inline)) void NAMED(low_patch)(const int rows, const int vectors,
+                                                                   const NAMED(window) * window, const TYPE *x,
+                                                                   const TYPE *w, index_t lines, index_t columns,
+                                                                   NAMED(tile) sum) {
+    for (index_t r = 0; r < lines; r++, x += window->x_line, w += window->w_line) {
+        for (index_t s = 0; s < columns; s++) {
+            const TYPE tap = w[s * window->w_column];
+            UNROLL for (int m = 0; m < rows; m++) {
+                UNROLL for (int v = 0; v < vectors; v++) {
+                    sum[m][v] += tap * ((NAMED(vector) *)(x + m * window->x_line + s * window->x_column))[v];
+                }
+            }
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void NAMED(sum_tile)(const int rows, const int vectors,
+                                                                  const NAMED(window) * window, const TYPE *x,
+                                                                  const TYPE *w, TYPE init, NAMED(tile) sum) {
+    const int nine_fit = rows * vectors + 9 + vectors < VECTOR_REGISTERS;
+    UNROLL for (int m = 0; m < rows; m++) {
+        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = init - (NAMED(vector)){0};
+    }
+    for (index_t c = 0; c < window->channels; c++, x += window->x_channel, w += window->w_channel) {
+        for (const index_t *patch = window->patch; patch < window->patches_end; patch += 4) {
+            const TYPE *x_at = x + patch[0], *w_at = w + patch[1];
+            const index_t lines = patch[2], columns = patch[3];
+            if (nine_fit && lines == 3 && columns == 3 && window->x_column == 1)
+                NAMED(patch_of_nine)(rows, vectors, window, x_at, w_at, sum);
+            else if (lines >= rows) NAMED(tall_patch)(rows, vectors, window, x_at, w_at, lines, columns, sum);
+            else NAMED(low_patch)(rows, vectors, window, x_at, w_at, lines, columns, sum);
+        }
+    }
+}
+
+/* Store the lanes and lines of a tile that are kept. */
+static inline __attribute__((always_inline)) void NAMED(store_sums)(const int rows, const int vectors,
+                                                                    const NAMED(window) * window, NAMED(tile) sum,
+                                                                    index_t lines, index_t columns, TYPE *out) {
     enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
+    const index_t out_line = window->line_step * window->out_line;
+    if (lines == rows && columns == vectors * LANES && !window->add) {
+        UNROLL for (int m = 0; m < rows; m++) {
+            UNROLL for (int v = 0; v < vectors; v++) ((NAMED(vector) *)(out + m * out_line))[v] = sum[m][v];
+        }
+        return;
+    }
+    UNROLL for (int m = 0; m < rows; m++) {
+        if (m >= lines) return;
+        UNROLL for (int v = 0; v < vectors; v++) {
+            TYPE *const to = out + m * out_line + v * LANES;
+            const index_t kept = columns - v * LANES;
+            if (kept <= 0) continue;
+            if (window->add) sum[m][v] += NAMED(load_lanes)(to, kept);
+            NAMED(store_lanes)(to, sum[m][v], kept);
+        }
+    }
+}
+
+/* Lines of the result whose columns are those of several gathers in turns, through buffers. */
+static inline void NAMED(store_apart)(const TYPE *from, index_t other, TYPE *line, index_t step, index_t kept,
+                                      index_t odd) {
+    if (!other) {
+        for (index_t j = 0; j < kept; j++) line[j * step] = from[j];
+        return;
+    }
+    const index_t pairs = kept < odd ? kept : odd;
+    for (index_t j = 0; j < pairs; j++) {
+        line[2 * j] = from[j];
+        line[2 * j + 1] = from[other + j];
+    }
+    if (pairs < kept) line[2 * pairs] = from[pairs];
+}
+
+/* The lines of a gather, or of two interleaved ones, from a band. */
+static inline __attribute__((always_inline)) void NAMED(slide)(const int rows, const int vectors,
+                                                               NAMED(window) * window, const sliding_step *s,
+                                                               const index_t *gather, index_t lines, index_t columns,
+                                                               index_t odd, const TYPE *b, const TYPE *w, TYPE init,
+                                                               TYPE *out) {
+    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
+    const index_t tile_columns = vectors * LANES, step = window->line_step;
+    const int apart = window->out_column != 1, moves = !apart && !window->add;
+    const index_t others = apart ? s->sizes.interleaved : 1;
+    /* Lines `step` apart share lines of x: those from `first` on, for every first < step. */
+    for (index_t first = 0, next = 0; first < step; next += step * rows) {
+        if (next >= lines) {
+            next = ++first - step * rows;
+            continue;
+        }
+        const index_t p = moves && step == 1 && next + rows > lines && lines >= rows ? lines - rows : next;
+        const index_t whole = step == 1 ? lines - p : (lines - p + step - 1) / step;
+        const index_t tile_lines = whole < rows ? whole : rows;
+        for (index_t q = 0; q < columns; q += tile_columns) {
+            const index_t at = moves && q + tile_columns > columns && columns >= tile_columns ? columns - tile_columns
+                                                                                              : q;
+            const index_t kept = columns - at < tile_columns ? columns - at : tile_columns;
+            const TYPE *const x = b + p * window->pitch + at;
+            TYPE *const to = out + p * window->out_line + at * window->out_column;
+            NAMED(tile) sum;
+            if (!apart) {
+                NAMED(sum_tile)(rows, vectors, window, x, w, init, sum);
+                NAMED(store_sums)(rows, vectors, window, sum, tile_lines, kept, to);
+                continue;
+            }
+            _Alignas(64) TYPE buffer[2 * MAX_TILE];
+            for (index_t other = 0; other < others; other++) {
+                window->patch = s->patches + 4 * gather[5 * other + 3];
+                window->patches_end = s->patches + 4 * gather[5 * other + 4];
+                NAMED(sum_tile)(rows, vectors, window, x, w, init, sum);
+                UNROLL for (int m = 0; m < rows; m++) {
+                    UNROLL for (int v = 0; v < vectors; v++) {
+                        ((NAMED(vector) *)(buffer + other * MAX_TILE + m * tile_columns))[v] = sum[m][v];
+                    }
+                }
+            }
+            for (index_t m = 0; m < tile_lines; m++) {
+                NAMED(store_apart)(buffer + m * tile_columns, others == 2 ? MAX_TILE : 0,
+                                   to + m * step * window->out_line, window->out_column, kept, odd - at);
+            }
+        }
+    }
+}
+
+/* Whether a piece can be read where x lies: every position is inside, and no tile reads further. */
+static inline int NAMED(is_inside)(const sliding_step *s, const index_t *piece, index_t rows, index_t columns) {
     const sliding_sizes *z = &s->sizes;
-    const index_t tile_columns = vectors * LANES;
-    _Alignas(64) TYPE band[MAX_BAND_BYTES / sizeof(TYPE) + MAX_TILE];
-    _Alignas(64) TYPE tile[2 * MAX_TILE];
-    NAMED(window)
-    window = {.channels = z->channels, .x_channel = z->band_channel, .w_channel = z->w_channel,
-              .x_line = z->line_step * z->pitch, .x_column = z->column_step,
-              .w_line = z->w_line, .w_column = z->w_column};
-    NAMED(fill_band)(s, x, first_line, first_column, band);
+    const axis *down = s->band.lines, *across = s->band.columns;
+    return s->band.sizes.line_phases * s->band.sizes.column_phases == 1 && across->step == 1 && z->gathers == 1 &&
+           z->line_step == 1 && z->out_column == 1 && !z->over_images && piece[2] >= rows && piece[3] >= columns &&
+           piece[0] >= down->lo && piece[0] + piece[2] + z->more_lines <= down->hi && piece[1] >= across->lo &&
+           piece[1] + piece[3] + z->more_columns <= across->hi;
+}
+
+/* The lines of all rows and gathers of a group. */
+static inline __attribute__((always_inline)) void NAMED(slide_group)(const int rows, const int vectors,
+                                                                     NAMED(window) * window, const sliding_step *s,
+                                                                     const index_t *piece, const TYPE *b, const TYPE *w,
+                                                                     const TYPE *bias, TYPE *out) {
+    const sliding_sizes *z = &s->sizes;
+    const index_t first_line = piece[0], first_column = piece[1];
     for (index_t row = 0; row < z->rows; row++, w += z->w_row, out += z->out_row) {
         const TYPE init = bias ? bias[row] : 0;
         for (index_t set = 0; set < z->gathers; set += z->interleaved) {
             const index_t *gather = s->gathers + 5 * set;
-            const index_t lines = gather[1] - first_line < z->piece_lines ? gather[1] - first_line : z->piece_lines;
-            const index_t wide = gather[2] - first_column;
-            const index_t columns = wide < z->piece_columns ? wide : z->piece_columns;
-            TYPE *const to = out + gather[0] + first_line * z->out_line + first_column * z->out_column;
-            for (index_t next = 0; next < lines; next++) {
-                /* Of line_step*rows lines the first line_step are gone through one by one. */
-                if (next / z->line_step % rows) continue;
-                const index_t p = z->line_step == 1 && next + rows > lines && lines >= rows ? lines - rows : next;
-                const index_t whole = (lines - p + z->line_step - 1) / z->line_step;
-                const index_t tile_lines = whole < rows ? whole : rows;
-                for (index_t q = 0; q < columns; q += tile_columns) {
-                    const index_t back = z->out_column == 1 && q + tile_columns > columns && columns >= tile_columns
-                                             ? columns - tile_columns
-                                             : q;
-                    const index_t kept = columns - back < tile_columns ? columns - back : tile_columns;
-                    /* A line may be written past its end where the next ones are still to come. */
-                    const int fits = kept == tile_columns || (z->line_step == 1 && columns == z->out_line &&
-                                                              (p + rows - 1) * columns + tile_columns <= lines * columns);
-                    const int in_place = z->out_column == 1 && fits && tile_lines == rows;
-                    TYPE *const at = to + p * z->out_line + back * z->out_column;
-                    for (index_t v = 0; v < z->interleaved; v++) {
-                        window.patch = s->patches + 4 * gather[5 * v + 3];
-                        window.patches_end = s->patches + 4 * gather[5 * v + 4];
-                        NAMED(window_tile)(rows, vectors, &window, band + p * z->pitch + back, w, init,
-                                           in_place ? at : tile + v * MAX_TILE,
-                                           in_place ? z->line_step * z->out_line : tile_columns);
-                    }
-                    if (in_place) continue;
-                    for (index_t m = 0; m < tile_lines; m++) {
-                        TYPE *line = at + m * z->line_step * z->out_line;
-                        const TYPE *from = tile + m * tile_columns;
-                        if (z->out_column == 1) NAMED(move_line)(line, from, kept);
-                        else if (z->interleaved == 2) {
-                            const index_t odd = gather[5 + 2] - first_column - back;
-                            const index_t pairs = kept < odd ? kept : odd;
-                            for (index_t j = 0; j < pairs; j++) {
-                                line[2 * j] = from[j];
-                                line[2 * j + 1] = from[MAX_TILE + j];
-                            }
-                            if (pairs < kept) line[2 * pairs] = from[pairs];
-                        } else
-                            for (index_t j = 0; j < kept; j++) line[j * z->out_column] = from[j];
-                    }
-                }
-            }
-            if (nan_seen) NAMED(watch)(to, lines, z->out_line, columns, z->out_column, nan_seen);
+            const index_t high = gather[1] - first_line, lines = high < piece[2] ? high : piece[2];
+            const index_t wide = gather[2] - first_column, columns = wide < piece[3] ? wide : piece[3];
+            const index_t odd = z->interleaved == 2 ? gather[5 + 2] - first_column : 0;
+            window->patch = s->patches + 4 * gather[3];
+            window->patches_end = s->patches + 4 * gather[4];
+            NAMED(slide)(rows, vectors, window, s, gather, lines, columns, odd, b, w, init,
+                         out + gather[0] + first_line * z->out_line + first_column * z->out_column);
         }
     }
 }
+
+/* One piece of the result of some groups. */
+static inline __attribute__((always_inline)) void NAMED(sliding)(const int rows, const int vectors,
+                                                                 const sliding_step *s, const index_t *piece,
+                                                                 const TYPE *x, const TYPE *w, const TYPE *bias,
+                                                                 int add, TYPE *out, index_t groups) {
+    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
+    const sliding_sizes *z = &s->sizes;
+    _Alignas(64) TYPE room[MAX_BAND_BYTES / sizeof(TYPE) + MAX_TILE];
+    const TYPE *b = room;
+    NAMED(window)
+    window = {.channels = z->channels, .x_channel = s->band.sizes.channel, .w_channel = z->w_channel,
+              .x_column = z->column_step, .w_line = z->w_line, .w_column = z->w_column,
+              .line_step = z->line_step, .pitch = s->band.sizes.pitch, .out_line = z->out_line,
+              .out_column = z->out_column, .add = add};
+    if (NAMED(is_inside)(s, piece, rows, vectors * LANES)) {
+        window.x_channel = s->band.sizes.x_channel;
+        window.pitch = s->band.lines->step;
+        b = x + s->band.lines->base + piece[0] * window.pitch + s->band.columns->base + piece[1];
+    } else
+        NAMED(fill_band)(&s->band, x, groups * z->channels, piece[0], piece[1], piece[2] + z->more_lines,
+                         piece[3] + z->more_columns, room);
+    window.x_line = z->line_step * window.pitch;
+    for (index_t group = 0; group < groups; group++) {
+        NAMED(slide_group)(rows, vectors, &window, s, piece, b, w, bias, out);
+        b += z->channels * window.x_channel;
+        w += z->w_group, out += z->out_group;
+        if (bias) bias += z->rows;
+    }
+}
+#undef KEEP

@@ -48,28 +48,40 @@ typedef struct {
     const index_t *inside; /* exact.h */
 } correlate_step;
 
+/* band.h */
+typedef struct {
+    index_t x_channel; /* of the source */
+    index_t line_phases, column_phases;
+    index_t channel, phase, pitch; /* of the band */
+} band_sizes;
+typedef struct {
+    band_sizes sizes;
+    const axis *lines, *columns;        /* one for each phase */
+    const index_t *line_of, *column_of; /* as in pack.h */
+    const void *fill;
+} band;
+enum { MAX_BAND_BYTES = 1 << 16 };
+
 /* bands.h */
 typedef struct {
-    index_t x_image, x_group, x_channel;
-    index_t w_group, w_row, w_channel, w_line, w_column;
+    index_t x_image, x_group;
+    index_t w_image, w_group, w_row, w_channel, w_line, w_column;
     index_t bias_buffer; /* or -1 */
-    index_t out_image, out_group, out_row, out_line, out_column;
-    index_t groups, rows, channels, gathers, interleaved; /* gathers of one line of the result: 2 or 1 */
-    index_t line_phases, column_phases, line_step, column_step;
-    index_t pieces_down, pieces_across, piece_lines, piece_columns;
-    index_t band_lines, band_columns, band_phase, band_channel, pitch;
-    index_t watch_nan;
+    index_t out_buffer, out_offset, out_image, out_group, out_row, out_line, out_column;
+    index_t groups, groups_per_task, groups_at_once, rows, channels, gathers,
+        interleaved; /* gathers of one line of the result: 2 or 1 */
+    index_t line_step, column_step;
+    index_t more_lines, more_columns; /* of a band than of its piece */
+    index_t pieces, over_images, watch_weights;
 } sliding_sizes;
 typedef struct {
     sliding_sizes sizes;
     const micro_kernel *kernel;
-    const axis *lines, *columns; /* one for each phase */
-    const void *fill;
-    const index_t *gathers, *patches; /* sliding.h */
+    band band;
+    const index_t *pieces, *gathers, *patches; /* sliding.h */
 } sliding_step;
-typedef void sliding_function(const sliding_step *s, const void *x, const void *w, const void *bias, void *out,
-                              index_t first_line, index_t first_column, int *nan_seen);
-enum { MAX_BAND_BYTES = 1 << 16 };
+typedef void sliding_function(const sliding_step *s, const index_t *piece, const void *x, const void *w,
+                              const void *bias, int add, void *out, index_t groups);
 
 /* accumulate.h */
 typedef struct {
@@ -88,16 +100,20 @@ typedef struct {
 
 /* lines.h */
 typedef struct {
-    index_t a_buffer, a_offset, a_image, a_channel, a_line;
-    index_t b_buffer, b_offset, b_image, b_channel, b_line;
-    index_t out_offset, out_part;
-    index_t groups, k_per_group, c_per_group, taps, lines, width, lines_at_once, parts;
+    index_t x_buffer, x_offset, x_image, x_group, x_pitch, in_place; /* in_place: there is no band */
+    index_t g_buffer, g_offset, g_image, g_channel, g_line;
+    index_t out_buffer, out_offset, out_part, one_batch;
+    index_t groups, groups_per_task, k_per_group, channels, rows; /* of a group; rows: channels times taps */
+    index_t lines, width, more_lines, more_columns, lines_at_once, parts;
 } lines_sizes;
 typedef struct {
     lines_sizes sizes;
     const micro_kernel *kernel;
+    band band;
     const index_t *a_row;
 } lines_step;
+typedef void dot_function(const lines_step *s, const void *x, const void *g, index_t first_line, index_t lines, int add,
+                          void *out);
 
 /* reduce.h */
 typedef struct {

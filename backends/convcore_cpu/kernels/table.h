@@ -53,9 +53,14 @@
     ROW(i64, outer, 1, 32) \
     ROW(i64, outer, 8, 8) \
     ROW(i64, outer, 1, 8) \
+    ROW(f32, sliding, 14, 16) \
     ROW(f32, sliding, 8, 48) \
+    ROW(f32, sliding, 8, 32) \
     ROW(f32, sliding, 8, 16) \
+    ROW(f32, sliding, 7, 16) \
+    ROW(f32, sliding, 6, 48) \
     ROW(f32, sliding, 5, 64) \
+    ROW(f32, sliding, 4, 64) \
     ROW(f32, sliding, 5, 16) \
     ROW(f32, sliding, 3, 96) \
     ROW(f32, sliding, 3, 64) \
@@ -70,9 +75,14 @@
     ROW(f64, sliding, 1, 32) \
     ROW(i64, sliding, 3, 16) \
     ROW(i64, sliding, 1, 8) \
+    ROW(f32, dot, 12, 32) \
+    ROW(f32, dot, 9, 32) \
+    ROW(f32, dot, 6, 64) \
+    ROW(f32, dot, 13, 16) \
     ROW(f32, dot, 9, 16) \
     ROW(f32, dot, 5, 16) \
     ROW(f32, dot, 1, 16) \
+    ROW(f64, dot, 6, 32) \
     ROW(f64, dot, 9, 8) \
     ROW(f64, dot, 5, 8) \
     ROW(f64, dot, 1, 8) \

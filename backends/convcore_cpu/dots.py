@@ -1,0 +1,194 @@
+"""grad_weight of groups of few channels: dot products over lines of pixels (``kernels/lines.h``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from convcore_cpu.engine import MAX_BAND_BYTES, MicroKernel
+from convcore_cpu.geometry import PlaneAxis
+from convcore_cpu.grad_weight import sum_parts
+from convcore_cpu.layout import Layout, Planes
+from convcore_cpu.program import FIRST, OUT, SECOND, WORKSPACE, Program, Step, UnsupportedError
+from convcore_cpu.tiles import padded
+
+#: Tasks there should be: groups, or parts of the pixels.
+TASKS = 32
+#: A band up to here stays in the first-level cache, beside the lines of grad_out (bytes).
+FAST_BAND_BYTES = 24 << 10
+#: What a chunk of lines costs besides: its band's start, and the call (cycles).
+CHUNK_CYCLES = 100
+#: Parts of the sum may together be so large (bytes).
+PART_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The axes of x, of which a band holds some lines, and how many positions past its last a band reaches."""
+
+    lines: PlaneAxis
+    columns: PlaneAxis
+    more_lines: int
+    more_columns: int
+
+    @property
+    def phases(self) -> int:
+        """How many phases there are of lines and columns together."""
+        return len(self.lines.starts) * len(self.columns.starts)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The lines of grad_out summed at a time, the pitch of their band, and the micro-kernel that sums them."""
+
+    kernel: MicroKernel
+    lines: int
+    pitch: int
+    cycles: float
+
+
+def grad_weight_dot(layout: Layout) -> Program:
+    """Lay out grad_weight as dot products of lines.
+
+    Bands of x are all that is copied; only what must be converted or turned goes through the workspace.
+    """
+    if layout.halves == 2:
+        raise UnsupportedError("its algorithm 'dot' does not know complex numbers")
+    lines, line_taps, columns, column_taps = layout.forward_axes()
+    g_lines, g_columns = (PlaneAxis(size, (0,), 1, size) for size in (layout.out_height, layout.out_width))
+    x, g = layout.in_place(FIRST, lines, columns), layout.in_place(SECOND, g_lines, g_columns)
+    bands = Bands(lines, columns, *(max(tap.offset for tap in taps) for taps in (line_taps, column_taps)))
+    packing: tuple[Step, ...] = ()
+    if x is None and g is not None and layout.is_direct(FIRST):
+        chunk = _chunk(layout, bands)
+        planes, band, tables = _band(layout, bands, chunk)
+        image, x_channel, _, _ = layout.strides(layout.channels, layout.height, layout.width)
+        x = replace(planes, buffer=FIRST, image=image, channel=x_channel)
+        layout.batch = max(layout.images, 1)
+    else:
+        chunk = _chunk(layout, None)
+        x = x or layout.packed(layout.channels, lines, columns)
+        g = g or layout.packed(layout.out_channels, g_lines, g_columns)
+        layout.set_batch(x.workspace + g.workspace)
+        x, packing_x = layout.place(x, FIRST, layout.channels, lines, columns)
+        g, packing_g = layout.place(g, SECOND, layout.out_channels, g_lines, g_columns)
+        packing = (*packing_x, *packing_g)
+        planes, band, tables = x, {}, {}
+
+    rows = layout.c_per_group * layout.taps
+    channels = np.arange(layout.c_per_group)[:, None] * planes.channel
+    tables["a_row"] = padded((channels + planes.taps(line_taps, column_taps)).ravel(), chunk.kernel.rows)
+    weights = layout.out_channels * rows
+    units = layout.batch * -(-layout.out_height // chunk.lines)
+    parts = max(1, min(units, TASKS // layout.groups, PART_BYTES // (weights * layout.itemsize)))
+    groups_per_task = max(1, layout.groups * parts // TASKS)
+    one_batch = layout.batch == layout.images
+    straight = parts == 1 and one_batch
+    out_offset = 0 if straight else layout.reserve(parts * weights)
+    sizes = {
+        "x_buffer": x.buffer,
+        "x_offset": x.offset,
+        "x_image": x.image,
+        "x_group": layout.c_per_group * x.channel,
+        "x_pitch": planes.pitch,
+        "in_place": int(not band),
+        "g_buffer": g.buffer,
+        "g_offset": g.offset,
+        "g_image": g.image,
+        "g_channel": g.channel,
+        "g_line": g.pitch,
+        "out_buffer": OUT if straight else WORKSPACE,
+        "out_offset": out_offset,
+        "out_part": weights,
+        "one_batch": int(one_batch),
+        "groups": layout.groups,
+        "groups_per_task": groups_per_task,
+        "k_per_group": layout.k_per_group,
+        "channels": layout.c_per_group,
+        "rows": rows,
+        "lines": layout.out_height,
+        "width": layout.out_width,
+        "more_lines": bands.more_lines,
+        "more_columns": bands.more_columns,
+        "lines_at_once": chunk.lines,
+        "parts": parts,
+    }
+    tasks = parts * -(-layout.groups // groups_per_task)
+    dots = Step(f"lines_{layout.type}", tasks, sizes, False, chunk.kernel.name, tables, band=band)
+    clear = () if one_batch else (layout.clear(out_offset, parts * layout.out_channels, rows),)
+    reduce = sum_parts(
+        layout, 1, src_offset=out_offset, src_part=weights, src_group=0, src_row=1, src_lane=rows, parts=parts,
+        rows=rows, lanes=layout.out_channels,
+    )  # fmt: skip
+    return layout.program(
+        "dot",
+        chunk.kernel.name,
+        chunk.cycles,
+        before=(clear,),
+        each=(packing, (dots,)),
+        after=() if straight else ((reduce,),),
+    )
+
+
+def _band(layout: Layout, bands: Bands, chunk: Chunk) -> tuple[Planes, dict[str, int], dict[str, np.ndarray]]:
+    """Return a band as if its channels were planes, its sizes, and its tables."""
+    _, x_channel, line, column = layout.strides(layout.channels, layout.height, layout.width)
+    phase = (chunk.lines + bands.more_lines) * chunk.pitch
+    phases = len(bands.lines.starts)
+    sizes = {
+        "x_channel": x_channel,
+        "line_phases": phases,
+        "column_phases": len(bands.columns.starts),
+        "channel": phase * bands.phases,
+        "phase": phase,
+        "pitch": chunk.pitch,
+    }
+    problem = layout.problem
+    tables = {
+        "lines": bands.lines.table(line),
+        "columns": bands.columns.table(column),
+        "fill": np.array([problem.fill_value.real], problem.result_dtype),
+    }
+    if problem.boundary != "constant" and (bands.lines.is_padded or bands.columns.is_padded):
+        tables["line_of"] = bands.lines.outside(line, problem.boundary)
+        tables["column_of"] = bands.columns.outside(column, problem.boundary)
+    return Planes(FIRST, 0, 0, phase * bands.phases, phase, chunk.pitch, phases), sizes, tables
+
+
+def _chunk(layout: Layout, bands: Bands | None) -> Chunk:
+    """Return the lines and the micro-kernel that take the fewest cycles; ``bands`` is None where there are none."""
+    best: Chunk | None = None
+    for kernel in layout.micro_kernels:
+        if kernel.algorithm != "dot":
+            continue
+        for room in (FAST_BAND_BYTES, MAX_BAND_BYTES):
+            lines, pitch, fill = max(1, room // (layout.out_width * layout.itemsize)), 0, 0.0
+            if bands is not None:
+                pitch = -(-(layout.out_width + bands.more_columns) // kernel.lanes) * kernel.lanes
+                line_bytes = layout.c_per_group * bands.phases * pitch * layout.itemsize
+                lines = room // line_bytes - bands.more_lines
+                fill = layout.c_per_group * bands.phases * (6 + 2 * pitch / kernel.lanes)
+            lines = min(lines, layout.out_height)
+            if lines < 1:
+                continue
+            chunks = -(-layout.out_height // lines)
+            lines = -(-layout.out_height // chunks)
+            tiles = _tile_cycles(layout, kernel, lines)
+            more = 0 if bands is None else bands.more_lines
+            cycles = layout.images * layout.groups * chunks * (CHUNK_CYCLES + fill * (lines + more) + tiles)
+            if best is None or cycles < best.cycles:
+                best = Chunk(kernel, lines, pitch, cycles)
+    if best is None:
+        raise UnsupportedError("its algorithm 'dot' has too many channels in a group for its bands")
+    return best
+
+
+def _tile_cycles(layout: Layout, kernel: MicroKernel, lines: int) -> float:
+    """Return the cycles of all tiles of a group over so many lines: by arithmetic or loads, and adding up the lanes."""
+    vectors = kernel.columns // kernel.lanes
+    tiles = -(-layout.c_per_group * layout.taps // kernel.rows) * -(-layout.k_per_group // vectors)
+    across = -(-layout.out_width // kernel.lanes)
+    loads = (0.95 if kernel.isa == "avx512" else 0.6) * kernel.rows + 0.5 * vectors
+    step = max(0.5 * kernel.rows * vectors, loads, 2.0)
+    return tiles * (20 + lines * (2 + across * step) + 6.0 * kernel.rows * vectors)

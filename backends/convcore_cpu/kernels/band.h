@@ -1,0 +1,81 @@
+/* Bring what a piece of the result needs of some planes into a band small enough for the first caches.
+ *
+ *     band[c, phase (v, u), i, j] = x[c, lines[u](first_line + i), columns[v](first_column + j)]
+ *
+ * Positions outside the source are fill, or what the tables line_of and column_of name: pack.h's planes, for one piece.
+ * Of each line only those positions are written that the planes have; what follows is read by lanes that are dropped.
+ */
+
+/* Elements `step` apart side by side; up to a vector is written past the end. */
+static inline __attribute__((always_inline)) void NAMED(copy_elements)(TYPE *to, const TYPE *from, index_t step,
+                                                                       index_t count) {
+    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
+    if (step == 1) {
+        index_t j = 0;
+        for (; j + LANES <= count; j += LANES) *(NAMED(vector) *)(to + j) = *(const NAMED(vector) *)(from + j);
+        if (j < count) *(NAMED(vector) *)(to + j) = NAMED(load_lanes)(from + j, count - j);
+    } else if (step == 2) {
+        for (index_t j = 0; j < count; j += LANES, from += 2 * LANES) {
+            const index_t left = 2 * (count - j) - 1;
+            const NAMED(vector) low = NAMED(load_lanes)(from, left);
+            const NAMED(vector) high = left > LANES ? NAMED(load_lanes)(from + LANES, left - LANES) : low;
+            *(NAMED(vector) *)(to + j) = NAMED(even_lanes)(low, high);
+        }
+    } else {
+        for (index_t j = 0; j < count; j++) to[j] = from[j * step];
+    }
+}
+
+/* As copy_elements. */
+static inline void NAMED(fill_positions)(TYPE *to, index_t first, index_t last, TYPE fill) {
+    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
+    for (index_t j = first; j < last; j += LANES) *(NAMED(vector) *)(to + j) = fill - (NAMED(vector)){0};
+}
+
+/* The columns first .. first+count-1 of a phase; those in lo .. hi-1 are in the source. */
+typedef struct {
+    index_t count, lo, hi, base, step;
+    const index_t *of; /* or NULL */
+} NAMED(band_columns);
+
+static inline void NAMED(fill_line)(TYPE *to, const TYPE *from, const NAMED(band_columns) * columns, TYPE fill) {
+    const index_t lo = columns->lo, hi = columns->hi;
+    if (!columns->of) NAMED(fill_positions)(to, 0, lo, fill);
+    NAMED(copy_elements)(to + lo, from + columns->base + lo * columns->step, columns->step, hi - lo);
+    if (!columns->of) {
+        NAMED(fill_positions)(to, hi, columns->count, fill);
+        return;
+    }
+    for (index_t j = 0; j < lo; j++) to[j] = from[columns->of[j]];
+    for (index_t j = hi; j < columns->count; j++) to[j] = from[columns->of[j]];
+}
+
+/* Lines are written in the order they have in the band, since what is written past the end of one is the next one's. */
+static void NAMED(fill_band)(const band *s, const TYPE *x, index_t channels, index_t first_line, index_t first_column,
+                             index_t band_lines, index_t band_columns, TYPE *band) {
+    const band_sizes *z = &s->sizes;
+    const TYPE fill = *(const TYPE *)s->fill;
+    for (index_t c = 0; c < channels; c++) {
+        for (index_t phase = 0; phase < z->line_phases * z->column_phases; phase++) {
+            const index_t v = z->line_phases == 1 ? phase : phase / z->line_phases, u = phase - v * z->line_phases;
+            const axis lines = s->lines[u], across = s->columns[v];
+            const index_t last = lines.size < first_line + band_lines ? lines.size : first_line + band_lines;
+            const index_t left = across.size - first_column, count = left < band_columns ? left : band_columns;
+            const index_t before = across.lo - first_column, end = across.hi - first_column;
+            const index_t lo = before < 0 ? 0 : before < count ? before : count;
+            const index_t hi = end < lo ? lo : end < count ? end : count;
+            const index_t *const line_of = s->line_of ? s->line_of + u * lines.size : NULL;
+            const NAMED(band_columns)
+                columns = {count,       lo,
+                           hi,          across.base + first_column * across.step,
+                           across.step, s->column_of ? s->column_of + v * across.size + first_column : NULL};
+            const TYPE *from = x + c * z->x_channel;
+            TYPE *to = band + c * z->channel + phase * z->phase;
+            for (index_t i = first_line; i < last; i++, to += z->pitch) {
+                const int outside = i < lines.lo || i >= lines.hi;
+                if (outside && !line_of) NAMED(fill_positions)(to, 0, count, fill);
+                else NAMED(fill_line)(to, from + (outside ? line_of[i] : lines.base + i * lines.step), &columns, fill);
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+/* Lanes of vectors: the first `count` of them, to and from any address; elements past them are neither read nor
+ * written, and are zero when loaded.  The even lanes of two vectors.  A vector with lanes i and i^distance swapped.
+ */
+#if defined(__clang__)
+#define SHUFFLE_LANES(to, a, b, lanes, index)                                                                          \
+    UNROLL for (int j = 0; j < (lanes); j++) to[j] = (index) < (lanes) ? a[(index)] : b[(index) - (lanes)];
+#else
+#define SHUFFLE_LANES(to, a, b, lanes, index)                                                                          \
+    UNROLL for (int j = 0; j < (lanes); j++) from[j] = (index);                                                        \
+    to = __builtin_shuffle(a, b, from);
+#endif
+#define SHUFFLES_OF(type)                                                                                              \
+    static inline __attribute__((always_inline)) type##_vector type##_even_lanes(type##_vector a, type##_vector b) {   \
+        type##_vector to;                                                                                              \
+        __attribute__((unused)) type##_mask from;                                                                      \
+        SHUFFLE_LANES(to, a, b, (int)(VECTOR_BYTES / sizeof(type)), 2 * j)                                             \
+        return to;                                                                                                     \
+    }                                                                                                                  \
+    static inline __attribute__((always_inline)) type##_vector type##_swapped_lanes(type##_vector a,                   \
+                                                                                    const int distance) {              \
+        type##_vector to;                                                                                              \
+        __attribute__((unused)) type##_mask from;                                                                      \
+        SHUFFLE_LANES(to, a, a, (int)(VECTOR_BYTES / sizeof(type)), j ^ distance)                                      \
+        return to;                                                                                                     \
+    }
+SHUFFLES_OF(f32)
+SHUFFLES_OF(f64)
+SHUFFLES_OF(i64)
+
+#if defined(HAS_LANE_MASKS)
+#define LANES_f32(count) (__mmask16)((count) < 16 ? (1u << (count)) - 1 : 0xffffu)
+#define LANES_f64(count) (__mmask8)((count) < 8 ? (1u << (count)) - 1 : 0xffu)
+static inline f32_vector f32_load_lanes(const f32 *from, index_t count) {
+    return (f32_vector)_mm512_maskz_loadu_ps(LANES_f32(count), from);
+}
+static inline f64_vector f64_load_lanes(const f64 *from, index_t count) {
+    return (f64_vector)_mm512_maskz_loadu_pd(LANES_f64(count), from);
+}
+static inline i64_vector i64_load_lanes(const i64 *from, index_t count) {
+    return (i64_vector)_mm512_maskz_loadu_epi64(LANES_f64(count), from);
+}
+static inline void f32_store_lanes(f32 *to, f32_vector value, index_t count) {
+    _mm512_mask_storeu_ps(to, LANES_f32(count), (__m512)value);
+}
+static inline void f64_store_lanes(f64 *to, f64_vector value, index_t count) {
+    _mm512_mask_storeu_pd(to, LANES_f64(count), (__m512d)value);
+}
+static inline void i64_store_lanes(i64 *to, i64_vector value, index_t count) {
+    _mm512_mask_storeu_epi64(to, LANES_f64(count), (__m512i)value);
+}
+#else
+#define LANES_OF(type)                                                                                                 \
+    static inline type##_vector type##_load_lanes(const type *from, index_t count) {                                   \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        if (count >= LANES) return *(const type##_vector *)from;                                                       \
+        type##_vector value = {0};                                                                                     \
+        for (index_t j = 0; j < count; j++) value[j] = from[j];                                                        \
+        return value;                                                                                                  \
+    }                                                                                                                  \
+    static inline void type##_store_lanes(type *to, type##_vector value, index_t count) {                              \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        if (count >= LANES) *(type##_vector *)to = value;                                                              \
+        else                                                                                                           \
+            for (index_t j = 0; j < count; j++) to[j] = value[j];                                                      \
+    }
+LANES_OF(f32)
+LANES_OF(f64)
+LANES_OF(i64)
+#endif
