@@ -188,6 +188,26 @@ class TestPrograms:
 
 
 class TestSliding:
+    @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+    @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (5, 4), (15, 15)])
+    def test_large_images_are_cut_into_pieces_whose_bands_fit(self, op, kernel):
+        for dtype, (height, width) in product(
+            ("float32", "float64"), ((700, 300), (37, 2100), (1500, 67), (256, 1024))
+        ):
+            padding = tuple((size // 2, size // 2) for size in kernel)
+            problem = make_problem(
+                op, images=1, channels=(1, 1), size=(height, width), kernel=kernel, padding=padding, dtypes=(dtype,) * 2
+            )
+            if op == "grad_weight":
+                program = make_program(problem, all_rows())
+            else:
+                program = make_program(dataclasses.replace(problem, algorithm="sliding"), all_rows())
+                (step,) = program.each[0]
+                lines, columns = step.tables["pieces"][:, 2:].T
+                assert (lines * columns).sum() == np.prod(problem.result_shape[2:])
+            operands = random_operands(problem)
+            assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
+
     @pytest.mark.parametrize("op", ["forward", "grad_input"])
     def test_it_runs_where_groups_have_one_channel(self, op):
         for channels, algorithm in ((32, "sliding"), (1, "direct")):

@@ -324,10 +324,9 @@ def _partitions(slide: Slide, kernel: MicroKernel) -> Iterator[Pieces]:
                 yield _framed(slide, kernel, frame, piece_lines, piece_columns)
 
 
-def _cut(first: int, last: int, size: int) -> list[tuple[int, int]]:
-    """Return (start, length) of pieces of a range; a last one of less than half the size goes to the one before."""
-    count = max(1, round((last - first) / size)) if last > first else 0
-    ends = [first + min(last - first, size * n) for n in range(count)] + [last]
+def _cut(first: int, last: int, count: int) -> list[tuple[int, int]]:
+    """Return (start, length) of so many pieces of a range, as equal as can be."""
+    ends = [first + (last - first) * n // count for n in range(count + 1)]
     return [(start, end - start) for start, end in pairwise(ends)]
 
 
@@ -366,20 +365,13 @@ def _framed(
     """Cut the result so that most of it can be read where x lies: the middle, and bands around it."""
     (lines, columns), (top, bottom, left, right) = slide.extent, frame
     shares = max(1, -(-PIECES // slide.repeats))
-    middle = max(kernel.rows, (bottom - top) // shares // kernel.rows * kernel.rows)
+    # None of the middle may be lower than a tile.
+    middle = max(1, min(shares, (bottom - top) // kernel.rows))
     table = [(p, left, height, right - left) for p, height in _cut(top, bottom, middle)]
-    bands = [
-        (p, q, high, wide)
-        for p, high in ((0, top), (bottom, lines - bottom))
-        if high
-        for q, wide in _cut(0, columns, piece_columns)
-    ]
-    bands += [
-        (p, q, high, wide)
-        for q, wide in ((0, left), (right, columns - right))
-        if wide
-        for p, high in _cut(top, bottom, piece_lines)
-    ]
+    across = _cut(0, columns, -(-columns // piece_columns))
+    down = _cut(top, bottom, -(-(bottom - top) // piece_lines))
+    bands = [(p, q, high, wide) for p, high in ((0, top), (bottom, lines - bottom)) if high for q, wide in across]
+    bands += [(p, q, high, wide) for q, wide in ((0, left), (right, columns - right)) if wide for p, high in down]
     return Pieces(
         np.array(table + bands, np.int64),
         max((band[2] for band in bands), default=0),
