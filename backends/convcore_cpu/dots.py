@@ -191,4 +191,6 @@ def _tile_cycles(layout: Layout, kernel: MicroKernel, lines: int) -> float:
     across = -(-layout.out_width // kernel.lanes)
     loads = (0.95 if kernel.isa == "avx512" else 0.6) * kernel.rows + 0.5 * vectors
     step = max(0.5 * kernel.rows * vectors, loads, 2.0)
-    return tiles * (20 + lines * (2 + across * step) + 6.0 * kernel.rows * vectors)
+    # Without masks the last vector of a line is loaded lane by lane.
+    last = 8.0 * (kernel.rows + vectors) if kernel.isa == "baseline" and layout.out_width % kernel.lanes else 2.0
+    return tiles * (20 + lines * (last + across * step) + 6.0 * kernel.rows * vectors)

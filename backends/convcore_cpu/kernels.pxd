@@ -85,7 +85,7 @@ cdef extern from "kernels/steps.h" nogil:
         index_t groups, groups_per_task, groups_at_once, rows, channels, gathers, interleaved
         index_t line_step, column_step
         index_t more_lines, more_columns
-        index_t pieces, over_images, watch_weights
+        index_t pieces, over_images, watch_nan, skip_zeros
 
     ctypedef struct sliding_step:
         sliding_sizes sizes

@@ -27,6 +27,8 @@ PIECE_CYCLES = 150
 PIECE_COLUMNS = (512, 256, 128, 64)
 #: Lines of x that a tile may read where they lie: more of them, a power of two apart, push each other out of the cache.
 LINES_IN_PLACE = 12
+#: Kernels of more lines than these skip zeros.
+LINES_OF_ZEROS = 3
 #: A band up to here stays in the first-level cache, beside what a tile reads and writes (bytes).
 FAST_BAND_BYTES = 24 << 10
 
@@ -212,7 +214,6 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
     _, channel, line, column = layout.strides(direction.channels, direction.lines.extent, direction.columns.extent)
     repeats = layout.groups if slide.over_images else slide.repeats
     groups_per_task = min(layout.groups, max(1, repeats * len(pieces.table) // TASKS))
-    weights = len(direction.rows) * slide.channels * layout.taps
     sizes = {
         "x_image": direction.channels * channel,
         "x_group": slide.channels * channel,
@@ -243,7 +244,8 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
         "more_columns": more_columns,
         "pieces": len(pieces.table),
         "over_images": int(slide.over_images),
-        "watch_weights": weights if direction.watch_nan else 0,
+        "watch_nan": int(direction.watch_nan),
+        "skip_zeros": int(_skips(slide)),
         **places,
     }
     band = {
@@ -268,6 +270,18 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
     tasks = -(-layout.groups // groups_per_task) * len(pieces.table)
     step = Step(f"bands_{layout.type}", tasks, sizes, not slide.over_images, kernel.name, tables, band=band)
     return step, Cost(cycles, layout.problem.bytes)
+
+
+def _skips(slide: Slide) -> bool:
+    """Return whether lines of nothing but zeros around the operand are worth being skipped."""
+    lines = slide.direction.lines
+    return (
+        slide.boundary == "constant"
+        and slide.fill == 0
+        and slide.steps[0][0] == len(lines.starts) == lines.stride == 1
+        and lines.is_padded
+        and slide.reach[0] > LINES_OF_ZEROS
+    )
 
 
 def _interleaved(direction: Direction) -> int:
@@ -401,7 +415,7 @@ def _piece_cycles(slide: Slide, kernel: MicroKernel, pieces: Pieces, per_tile: f
 
 
 def _tile_cycles(kernel: MicroKernel, channels: int, patches: Sequence[Patch]) -> float:
-    """Return the cycles of a tile: by arithmetic or loads, and something for every line of x and for the tile.
+    """Return the cycles of a tile: by arithmetic or loads, and something for every patch and line, and for the tile.
 
     A vector of 64 bytes from any address costs two loads; see ``tiles.py``.
     """
@@ -410,11 +424,12 @@ def _tile_cycles(kernel: MicroKernel, channels: int, patches: Sequence[Patch]) -
     total = 0.0
     for patch in patches:
         multiplications = patch.lines * patch.columns * kernel.rows
-        nine = patch.lines == patch.columns == 3 and kernel.rows * vectors + 9 + vectors < (32 if wide else 16)
-        shared = nine or patch.lines >= kernel.rows
+        fits = kernel.rows * vectors + patch.lines * patch.columns + vectors < (32 if wide else 16)
+        small = fits and (patch.lines, patch.columns) in ((3, 3), (2, 2), (2, 1), (1, 2), (1, 1))
+        shared = small or patch.lines >= kernel.rows
         x_lines = patch.lines + kernel.rows - 1 if shared else patch.lines
         loads = (x_lines if shared else patch.lines * kernel.rows) * patch.columns * vectors
-        taps = 9 if nine else multiplications
+        taps = patch.lines * patch.columns if small else multiplications
         arithmetic = multiplications * vectors * 0.5
-        total += max(arithmetic, loads * (0.9 if wide else 0.6) + 0.5 * taps) + (0 if nine else 2 * x_lines)
+        total += max(arithmetic, loads * (0.9 if wide else 0.6) + 0.5 * taps) + 10 + (0 if small else 3 * x_lines)
     return channels * total + 15 + kernel.rows * vectors

@@ -5,15 +5,16 @@
  * A task is one piece of the result of all rows of some groups.
  *
  * Where the planes are padded with zeros that the formula does not have (grad_input), a zero times an infinite weight
- * is a NaN that must not be: `watch_weights` reports any weight that is not finite, and exact.h does the batch again.
+ * is a NaN that must not be: `watch_nan` reports any weight that is not finite, and exact.h does the batch again. Where
+ * the formula has the zeros, only a finite weight may skip them.
  */
-static void NAMED(watch_weights)(const TYPE *w, index_t count, int *nan_seen) {
+static int NAMED(all_finite)(const TYPE *w, index_t count) {
     int found = 0;
     for (index_t i = 0; i < count; i++) {
         const TYPE zero = w[i] * 0, same = zero;
         found |= zero != same;
     }
-    if (found) __atomic_store_n(nan_seen, 1, __ATOMIC_RELAXED);
+    return !found;
 }
 
 static void NAMED(bands)(const void *step, char *const *buffers, index_t images, index_t task) {
@@ -31,10 +32,10 @@ static void NAMED(bands)(const void *step, char *const *buffers, index_t images,
         const TYPE *w = (const TYPE *)buffers[SECOND] + group * z->w_group;
         const TYPE *bias = z->bias_buffer < 0 ? NULL : (const TYPE *)buffers[z->bias_buffer] + group * z->rows;
         TYPE *out = (TYPE *)buffers[z->out_buffer] + z->out_offset + image * z->out_image + group * z->out_group;
-        if (image == 0 && piece == s->pieces)
-            NAMED(watch_weights)(w, groups * z->watch_weights, (int *)buffers[NAN_SEEN]);
         for (index_t i = 0; i < count; i++, x += z->x_image, w += z->w_image) {
-            sliding(s, piece, x, w, bias, i > 0, out, groups);
+            const int finite = (z->watch_nan || z->skip_zeros) && NAMED(all_finite)(w, groups * z->w_group);
+            if (z->watch_nan && !finite) __atomic_store_n((int *)buffers[NAN_SEEN], 1, __ATOMIC_RELAXED);
+            sliding(s, piece, x, w, bias, (i > 0 ? ADD : 0) | (z->skip_zeros && finite ? SKIP_ZEROS : 0), out, groups);
         }
     }
 }

@@ -51,9 +51,9 @@ enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
     const lines_step *s, const void *x, const void *g, index_t first_line, index_t lines, int add, void *out
 #define PASS_dot s, x, g, first_line, lines, add, out
 #define ARGUMENTS_sliding                                                                                              \
-    const sliding_step *s, const index_t *piece, const void *x, const void *w, const void *bias, int add, void *out,   \
+    const sliding_step *s, const index_t *piece, const void *x, const void *w, const void *bias, int how, void *out,   \
         index_t groups
-#define PASS_sliding s, piece, x, w, bias, add, out, groups
+#define PASS_sliding s, piece, x, w, bias, how, out, groups
 #define ARGUMENTS_transform const transform_loop *loop, const void *in, void *out
 #define PASS_transform loop, in, out
 #define ARGUMENTS_winograd_input ARGUMENTS_transform

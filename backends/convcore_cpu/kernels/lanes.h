@@ -48,6 +48,28 @@ static inline void f64_store_lanes(f64 *to, f64_vector value, index_t count) {
 static inline void i64_store_lanes(i64 *to, i64_vector value, index_t count) {
     _mm512_mask_storeu_epi64(to, LANES_f64(count), (__m512i)value);
 }
+#elif defined(HAS_MASKED_LOADS)
+static const int32_t lane_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+#define LANES_32(count) _mm256_loadu_si256((const __m256i *)(lane_masks + ((count) < 8 ? 8 - (count) : 0)))
+#define LANES_64(count) _mm256_loadu_si256((const __m256i *)(lane_masks + ((count) < 4 ? 8 - 2 * (count) : 0)))
+static inline f32_vector f32_load_lanes(const f32 *from, index_t count) {
+    return (f32_vector)_mm256_maskload_ps(from, LANES_32(count));
+}
+static inline f64_vector f64_load_lanes(const f64 *from, index_t count) {
+    return (f64_vector)_mm256_maskload_pd(from, LANES_64(count));
+}
+static inline i64_vector i64_load_lanes(const i64 *from, index_t count) {
+    return (i64_vector)_mm256_maskload_epi64((const long long *)from, LANES_64(count));
+}
+static inline void f32_store_lanes(f32 *to, f32_vector value, index_t count) {
+    _mm256_maskstore_ps(to, LANES_32(count), (__m256)value);
+}
+static inline void f64_store_lanes(f64 *to, f64_vector value, index_t count) {
+    _mm256_maskstore_pd(to, LANES_64(count), (__m256d)value);
+}
+static inline void i64_store_lanes(i64 *to, i64_vector value, index_t count) {
+    _mm256_maskstore_epi64((long long *)to, LANES_64(count), (__m256i)value);
+}
 #else
 #define LANES_OF(type)                                                                                                 \
     static inline type##_vector type##_load_lanes(const type *from, index_t count) {                                   \

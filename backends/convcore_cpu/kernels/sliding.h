@@ -16,9 +16,12 @@
  * B is a band (band.h), or x itself where a piece sees no padding and needs no phases.
  *
  * Blocking: rows*vectors accumulators for `rows` lines of the result, one line of vectors of x, one broadcast; the nine
- * taps of a 3x3 kernel stay in registers where there is room.  A patch of fewer lines of taps than `rows` loads x anew
- * for each line of the result.  The last tile of a line, and of the lines, is moved back to end with them where they
- * are long enough, otherwise the lanes too many are dropped.
+ * taps of a 3x3 kernel stay in registers where there is room, and so do those of its phases.  A patch of fewer lines of
+ * taps than `rows` loads x anew for each line of the result.  The last tile of a line, and of the lines, is moved back
+ * to end with them where they are long enough, otherwise the lanes too many are dropped.
+ *
+ * SKIP_ZEROS: lines of x that are nothing but zeros around it are not multiplied; half of the work where a large kernel
+ * meets a small image.
  *
  * The caller guarantees that a band fits into MAX_BAND_BYTES, and that an infinite weight that meets zeros around
  * grad_out, which the formula does not have, is noticed (bands.h).
@@ -32,7 +35,8 @@ typedef struct {
     index_t x_line, x_column; /* from a tap to the next, in B; x_line is also from line to line of the tile */
     index_t w_line, w_column; /* in W */
     index_t line_step, pitch, out_line, out_column;
-    int add; /* to what the result has */
+    index_t first_line, seen, seen_end; /* positions; of a tall patch those lines of x that are not all zero */
+    int add;                            /* to what the result has */
 } NAMED(window);
 
 /* A compiler would rather load a vector again for every line of the tile than the taps. */
@@ -44,24 +48,24 @@ typedef struct {
 #define KEEP(vector)
 #endif
 
-/* A patch of 3x3 taps side by side, held in registers. */
-static inline __attribute__((always_inline)) void NAMED(patch_of_nine)(const int rows, const int vectors,
-                                                                       const NAMED(window) * window, const TYPE *x,
-                                                                       const TYPE *w, NAMED(tile) sum) {
+/* A patch of few taps side by side, held in registers. */
+static inline __attribute__((always_inline)) void NAMED(small_patch)(const int rows, const int vectors, const int lines,
+                                                                     const int columns, const NAMED(window) * window,
+                                                                     const TYPE *x, const TYPE *w, NAMED(tile) sum) {
     NAMED(vector) taps[3][3];
-    UNROLL for (int r = 0; r < 3; r++) {
-        UNROLL for (int s = 0; s < 3; s++) {
+    UNROLL for (int r = 0; r < lines; r++) {
+        UNROLL for (int s = 0; s < columns; s++) {
             taps[r][s] = w[r * window->w_line + s * window->w_column] - (NAMED(vector)){0};
             KEEP(taps[r][s]);
         }
     }
-    UNROLL for (int i = 0; i < rows + 2; i++, x += window->x_line) {
-        UNROLL for (int s = 0; s < 3; s++) {
+    UNROLL for (int i = 0; i < rows + lines - 1; i++, x += window->x_line) {
+        UNROLL for (int s = 0; s < columns; s++) {
             UNROLL for (int v = 0; v < vectors; v++) {
                 NAMED(vector) lanes = ((NAMED(vector) *)(x + s))[v];
                 KEEP(lanes);
                 UNROLL for (int m = 0; m < rows; m++) {
-                    if (m <= i && i - m < 3) sum[m][v] += lanes * taps[i - m][s];
+                    if (m <= i && i - m < lines) sum[m][v] += lanes * taps[i - m][s];
                 }
             }
         }
@@ -82,21 +86,23 @@ static inline __attribute__((always_inline)) void NAMED(tap_of_line)(const int f
     }
 }
 
-/* A patch of at least as many lines of taps as the tile has. */
+/* A patch of at least as many lines of taps as the tile has; of lines of x only `seen` .. end-1 count. */
 static inline __attribute__((always_inline)) void NAMED(tall_patch)(const int rows, const int vectors,
                                                                     const NAMED(window) * window, const TYPE *x,
                                                                     const TYPE *w, index_t lines, index_t columns,
-                                                                    NAMED(tile) sum) {
-#define LINE(first, last)                                                                                              \
-    for (index_t s = 0; s < columns; s++) {                                                                            \
-        NAMED(tap_of_line)(first, last, vectors, x + s * window->x_column, w + s * window->w_column, window->w_line,   \
-                           sum);                                                                                       \
+                                                                    index_t seen, index_t end, NAMED(tile) sum) {
+#define LINE(i, first, last)                                                                                           \
+    if ((i) >= seen && (i) < end) {                                                                                    \
+        for (index_t s = 0; s < columns; s++) {                                                                        \
+            NAMED(tap_of_line)(first, last, vectors, x + s * window->x_column, w + s * window->w_column,               \
+                               window->w_line, sum);                                                                   \
+        }                                                                                                              \
     }                                                                                                                  \
     x += window->x_line;                                                                                               \
     w += window->w_line;
-    UNROLL for (int i = 0; i < rows - 1; i++) { LINE(0, i + 1) }
-    for (index_t i = rows - 1; i < lines; i++) { LINE(0, rows) }
-    UNROLL for (int i = 1; i < rows; i++) { LINE(i, rows) }
+    UNROLL for (int i = 0; i < rows - 1; i++) { LINE(i, 0, i + 1) }
+    for (index_t i = rows - 1; i < lines; i++) { LINE(i, 0, rows) }
+    UNROLL for (int i = 1; i < rows; i++) { LINE(lines - 1 + i, i, rows) }
 #undef LINE
 }
 
@@ -116,10 +122,11 @@ static inline __attribute__((always_inline)) void NAMED(low_patch)(const int row
     }
 }
 
+/* The patches of all channels; `line` is the position of the tile's first line. */
 static inline __attribute__((always_inline)) void NAMED(sum_tile)(const int rows, const int vectors,
-                                                                  const NAMED(window) * window, const TYPE *x,
-                                                                  const TYPE *w, TYPE init, NAMED(tile) sum) {
-    const int nine_fit = rows * vectors + 9 + vectors < VECTOR_REGISTERS;
+                                                                  const NAMED(window) * window, index_t line,
+                                                                  const TYPE *x, const TYPE *w, TYPE init,
+                                                                  NAMED(tile) sum) {
     UNROLL for (int m = 0; m < rows; m++) {
         UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = init - (NAMED(vector)){0};
     }
@@ -127,9 +134,22 @@ static inline __attribute__((always_inline)) void NAMED(sum_tile)(const int rows
         for (const index_t *patch = window->patch; patch < window->patches_end; patch += 4) {
             const TYPE *x_at = x + patch[0], *w_at = w + patch[1];
             const index_t lines = patch[2], columns = patch[3];
-            if (nine_fit && lines == 3 && columns == 3 && window->x_column == 1)
-                NAMED(patch_of_nine)(rows, vectors, window, x_at, w_at, sum);
-            else if (lines >= rows) NAMED(tall_patch)(rows, vectors, window, x_at, w_at, lines, columns, sum);
+            if (window->x_column == 1 && lines <= 3 && columns <= 3) {
+#define SMALL(high, wide)                                                                                              \
+    if (rows * vectors + high * wide + vectors < VECTOR_REGISTERS && lines == high && columns == wide) {               \
+        NAMED(small_patch)(rows, vectors, high, wide, window, x_at, w_at, sum);                                        \
+        continue;                                                                                                      \
+    }
+                SMALL(3, 3)
+                SMALL(2, 2)
+                SMALL(2, 1)
+                SMALL(1, 2)
+                SMALL(1, 1)
+#undef SMALL
+            }
+            if (lines >= rows)
+                NAMED(tall_patch)(rows, vectors, window, x_at, w_at, lines, columns, window->seen - line,
+                                  window->seen_end - line, sum);
             else NAMED(low_patch)(rows, vectors, window, x_at, w_at, lines, columns, sum);
         }
     }
@@ -201,7 +221,7 @@ static inline __attribute__((always_inline)) void NAMED(slide)(const int rows, c
             TYPE *const to = out + p * window->out_line + at * window->out_column;
             NAMED(tile) sum;
             if (!apart) {
-                NAMED(sum_tile)(rows, vectors, window, x, w, init, sum);
+                NAMED(sum_tile)(rows, vectors, window, window->first_line + p, x, w, init, sum);
                 NAMED(store_sums)(rows, vectors, window, sum, tile_lines, kept, to);
                 continue;
             }
@@ -209,7 +229,7 @@ static inline __attribute__((always_inline)) void NAMED(slide)(const int rows, c
             for (index_t other = 0; other < others; other++) {
                 window->patch = s->patches + 4 * gather[5 * other + 3];
                 window->patches_end = s->patches + 4 * gather[5 * other + 4];
-                NAMED(sum_tile)(rows, vectors, window, x, w, init, sum);
+                NAMED(sum_tile)(rows, vectors, window, window->first_line + p, x, w, init, sum);
                 UNROLL for (int m = 0; m < rows; m++) {
                     UNROLL for (int v = 0; v < vectors; v++) {
                         ((NAMED(vector) *)(buffer + other * MAX_TILE + m * tile_columns))[v] = sum[m][v];
@@ -260,7 +280,7 @@ static inline __attribute__((always_inline)) void NAMED(slide_group)(const int r
 static inline __attribute__((always_inline)) void NAMED(sliding)(const int rows, const int vectors,
                                                                  const sliding_step *s, const index_t *piece,
                                                                  const TYPE *x, const TYPE *w, const TYPE *bias,
-                                                                 int add, TYPE *out, index_t groups) {
+                                                                 int how, TYPE *out, index_t groups) {
     enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
     const sliding_sizes *z = &s->sizes;
     _Alignas(64) TYPE room[MAX_BAND_BYTES / sizeof(TYPE) + MAX_TILE];
@@ -269,7 +289,12 @@ static inline __attribute__((always_inline)) void NAMED(sliding)(const int rows,
     window = {.channels = z->channels, .x_channel = s->band.sizes.channel, .w_channel = z->w_channel,
               .x_column = z->column_step, .w_line = z->w_line, .w_column = z->w_column,
               .line_step = z->line_step, .pitch = s->band.sizes.pitch, .out_line = z->out_line,
-              .out_column = z->out_column, .add = add};
+              .out_column = z->out_column, .first_line = piece[0], .seen = 0,
+              .seen_end = s->band.lines->size, .add = how & ADD};
+    if (how & SKIP_ZEROS) {
+        window.seen = s->band.lines->lo;
+        window.seen_end = s->band.lines->hi;
+    }
     if (NAMED(is_inside)(s, piece, rows, vectors * LANES)) {
         window.x_channel = s->band.sizes.x_channel;
         window.pitch = s->band.lines->step;

@@ -72,7 +72,7 @@ typedef struct {
         interleaved; /* gathers of one line of the result: 2 or 1 */
     index_t line_step, column_step;
     index_t more_lines, more_columns; /* of a band than of its piece */
-    index_t pieces, over_images, watch_weights;
+    index_t pieces, over_images, watch_nan, skip_zeros;
 } sliding_sizes;
 typedef struct {
     sliding_sizes sizes;
@@ -80,8 +80,9 @@ typedef struct {
     band band;
     const index_t *pieces, *gathers, *patches; /* sliding.h */
 } sliding_step;
+enum { ADD = 1, SKIP_ZEROS = 2 }; /* how: to what the result has; no lines that are all zeros */
 typedef void sliding_function(const sliding_step *s, const index_t *piece, const void *x, const void *w,
-                              const void *bias, int add, void *out, index_t groups);
+                              const void *bias, int how, void *out, index_t groups);
 
 /* accumulate.h */
 typedef struct {
