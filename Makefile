@@ -5,19 +5,20 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+# Metadata that an sdist left in the source tree would be found before those installed.
+INSTALL := rm -rf convcore.egg-info && $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 CREATED := $(VENV)/.created-by-$(notdir $(PYTHON))
 KERNELS := $(shell find backends -name '*.[ch]' -not -name engine.c -o -name '*.cl')
 # A change in any of these means that the compiled modules or the metadata are out of date.
-BUILD_INPUTS := pyproject.toml setup.py $(shell find backends -name '*.py[xd]' -o -name '*.[ch]' -not -name engine.c)
+BUILD_INPUTS := pyproject.toml setup.py bench/peaks.pyx $(shell find backends -name '*.py[xd]' -o -name '*.[ch]' -not -name engine.c)
 comma := ,
 # PyPI has an OpenCL driver for this platform only.
 OPENCL := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)opencl)
 
 say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
 
-.PHONY: help demo test lint bench bench-cpu bench-opencl check-opencl clean test-neon
+.PHONY: help demo test lint bench bench-cpu bench-opencl check-opencl clean counts report test-neon
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,16 +35,22 @@ lint: $(VENV)/.test ## lint, types and layering only
 	$(call say,Checking style and spelling)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@PATH="$(abspath $(BIN)):$$PATH" cython-lint backends  # it looks for pycodestyle there
+	@PATH="$(abspath $(BIN)):$$PATH" cython-lint backends bench  # it looks for pycodestyle there
 	@$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 	@$(BIN)/codespell
 	$(call say,Checking types and layering)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.bench ## benchmarks, beside PyTorch, OpenCV and SciPy
+bench: $(VENV)/.bench ## every benchmark beside what people use today: many minutes; ARGS="-k images --bench-batch 1"
 	$(call say,Running the benchmarks)
-	@$(BIN)/python -m pytest bench --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+	@$(BIN)/python -m pytest bench --benchmark-columns=median,iqr,rounds --benchmark-sort=name -rs $(ARGS)
+
+report: $(VENV)/.test ## the README's table and plot, from the results in bench/results
+	@$(BIN)/python -m convcore_bench.readme
+
+counts: $(VENV)/.test ## store the instruction counts of this compiler and this Python, which `make test` compares with
+	@$(BIN)/python -m convcore_bench.instructions --record
 
 bench-cpu: $(VENV)/.bench ## the CPU engine against PyTorch, layer by layer; ARGS=--quick for a short run
 	@$(BIN)/python bench/cpu.py $(ARGS)
@@ -67,7 +74,7 @@ check-opencl: $(VENV)/.test ## the OpenCL kernels under oclgrind: no access out 
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist convcore.egg-info convcore-demo.png
-	find backends -name '*.so' -delete
+	find backends bench -name '*.so' -delete
 
 $(CREATED):
 	@.ci/prerequisites $(PYTHON)

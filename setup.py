@@ -1,22 +1,35 @@
-"""The extensions; everything else, the package directories too, stands in pyproject.toml."""
+"""The extensions, and the folders that are installed under a name of their own; the rest stands in pyproject.toml."""
 
 from glob import glob
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 CPU = "backends/convcore_cpu"
 
 setup(
+    packages=[
+        *find_packages(include=["convcore*"]),
+        *find_packages("backends"),
+        "convcore_bench",
+        "convcore_bench.peers",
+    ],
+    package_dir={
+        **{name: f"backends/{name}" for name in find_packages("backends")},
+        "convcore_bench": "bench",
+    },
     ext_modules=cythonize(
-        Extension(
-            "convcore_cpu.engine",
-            [f"{CPU}/engine.pyx", f"{CPU}/team.c", *sorted(glob(f"{CPU}/kernels/*.c"))],
-            include_dirs=[CPU],
-            depends=glob(f"{CPU}/**/*.h", recursive=True),
-            extra_compile_args=["-O3", "-fopenmp"],
-            extra_link_args=["-fopenmp"],
-        ),
+        [
+            Extension(
+                "convcore_cpu.engine",
+                [f"{CPU}/engine.pyx", f"{CPU}/team.c", *sorted(glob(f"{CPU}/kernels/*.c"))],
+                include_dirs=[CPU],
+                depends=glob(f"{CPU}/**/*.h", recursive=True),
+                extra_compile_args=["-O3", "-fopenmp"],
+                extra_link_args=["-fopenmp"],
+            ),
+            Extension("convcore_bench.peaks", ["bench/peaks.pyx"], extra_compile_args=["-O3"]),
+        ],
         include_path=["backends"],
     ),
 )

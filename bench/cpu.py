@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from problem_set import Layer, load
-from rounds import interleave, medians
+from convcore_bench.driver import ALLOCATORS
+from convcore_bench.problem_set import Layer, load
+from convcore_bench.rounds import interleave, medians
 
 RESULTS = Path(__file__).parent / "results"
 DIRECTIONS = ("forward", "grad_input", "grad_weight")
-ALLOCATORS = {"default": "", "pooled": "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=68719476736"}
 QUICK = (
     "resnet50/conv1",
     "resnet50/layer1.0.conv2",
@@ -114,8 +114,7 @@ def chosen(options: argparse.Namespace) -> Iterable[Layer]:
     assert set(QUICK) <= set(layers)
     for name, layer in layers.items():
         if options.only in name and (not options.quick or name in QUICK):
-            key = (layer.input_shape, layer.weight_shape, layer.stride, layer.padding, layer.dilation, layer.groups)
-            seen.setdefault(key, layer)
+            seen.setdefault(layer.key, layer)
     return seen.values()
 
 

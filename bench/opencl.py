@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cpu import DIRECTIONS, chosen, geometric_mean
-from problem_set import Layer
-from rounds import interleave, medians
+from convcore_bench.cpu import DIRECTIONS, chosen, geometric_mean
+from convcore_bench.problem_set import Layer
+from convcore_bench.rounds import interleave, medians
 
 import convcore
 from convcore.registry import registry

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("matplotlib", "platformdirs", "pyopencl", "pytest", "rich", "scipy", "skimage", "torch", "typer")
 
 
-@pytest.mark.parametrize("module", ["convcore", "convcore.cli", "convcore_cpu", "convcore_numpy", "convcore_opencl"])
+@pytest.mark.parametrize(
+    "module", ["convcore", "convcore.cli", "convcore_bench", "convcore_cpu", "convcore_numpy", "convcore_opencl"]
+)
 def test_importing_is_light(module):
     code = f"import sys, {module}; print(*(name for name in {HEAVY} if name in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -30,6 +32,7 @@ def test_entry_points():
         ("convcore", "cpu"): "convcore_cpu",
         ("convcore", "numpy"): "convcore_numpy",
         ("convcore", "opencl"): "convcore_opencl",
+        ("convcore.commands", "bench"): "convcore_bench.command:bench",
         ("pytest11", "convcore.testing.plugin"): "convcore.testing.plugin",
     }
 
@@ -50,10 +53,14 @@ def test_an_sdist_builds_a_wheel_with_everything_it_needs_and_no_sources_in_c(tm
     with ZipFile(wheel) as archive:
         names = archive.namelist()
     suffixes = {Path(name).suffix for name in names if ".dist-info" not in name}
-    assert suffixes <= {".py", ".pyi", ".typed", ".cl", ".ini", ".json", ".so"}
+    assert suffixes <= {".py", ".pyi", ".typed", ".cl", ".css", ".ini", ".json", ".so"}
     sources = [path.relative_to(ROOT) for path in (ROOT / "convcore").rglob("*.py")]
     sources += [path.relative_to(ROOT / "backends") for path in (ROOT / "backends").rglob("*.py")]
+    sources += [
+        Path("convcore_bench", path.relative_to(ROOT / "bench")) for path in (ROOT / "bench").glob("peers/*.py")
+    ]
     assert {path.as_posix() for path in sources} <= set(names)
+    assert {"convcore_bench/command.py", "convcore_bench/problems/networks.json"} <= set(names)
     kernels = {path.name for path in (ROOT / "backends" / "convcore_opencl" / "kernels").glob("*.cl")}
     assert kernels == {Path(name).name for name in names if name.endswith(".cl")}
 

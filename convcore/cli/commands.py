@@ -18,7 +18,7 @@ from rich.table import Table
 
 import convcore
 from convcore import config
-from convcore.cli import conformance, images
+from convcore.cli import conformance, images, plugins
 from convcore.problem import BOUNDARIES
 from convcore.registry import registry
 from convcore.testing import verdicts
@@ -183,6 +183,9 @@ def _verdict(name: str) -> str:
     """Return what `convcore test` has last said of a backend."""
     spec = registry().specs.get(name)
     return verdicts.summary(name, spec.factory) if spec else ""
+
+
+plugins.add_commands(app)
 
 
 def _short(dtypes: tuple[str, ...]) -> str:
