@@ -41,7 +41,10 @@ class Contenders:
     def first(self, peer: str) -> dict[str, Any]:
         """Time the first call of this process for a peer; the answer is held against the oracle afterwards."""
         start = time.perf_counter()
-        work = self.peers[peer].prepare(self.case)
+        try:
+            work = self.peers[peer].prepare(self.case)
+        except Refused as reason:
+            return {"refused": str(reason)}
         answer = work.run()
         taken = time.perf_counter() - start
         judged(self.case, work, answer)

@@ -92,6 +92,15 @@ def test_the_oracle_is_that_of_the_conformance_kit(text, direction):
     assert check(case, answer_of(case)).of_allowed == pytest.approx(float(worst), rel=0.01)
 
 
+def test_the_oracle_of_a_large_kernel_is_that_of_the_conformance_kit():
+    case = small("h21 w19 r11 s9 p4x6")
+    x, weight, _ = case.operands
+    ((_, value, scale),) = oracle(case)
+    np.testing.assert_allclose(value, kit.reference(case.problem, x, weight).astype(np.float64), rtol=0, atol=1e-12)
+    expected = kit.reference(case.problem, np.abs(x), np.abs(weight)).astype(np.float64)
+    np.testing.assert_allclose(scale, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_one_wrong_element_is_found(direction):
     case = small(direction=direction)
@@ -362,7 +371,8 @@ def test_the_report_needs_nothing_else_and_shows_everything(measured):
     assert "prefers-color-scheme: dark" in text
 
 
-def test_stored_results_are_shown_compared_and_guarded(measured, capsys, tmp_path):
+def test_stored_results_are_shown_compared_and_guarded(measured, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     path = measured / "results.json"
     with pytest.raises(SystemExit) as stop:
         main(["bench", "--from", str(path), "--against", str(path)])
