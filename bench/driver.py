@@ -34,6 +34,14 @@ POOLS = (
     "POCL_MAX_PTHREAD_COUNT",
 )
 TWIN = "A/A"
+# Keeps a process to as many cores as it has threads, where the system can, before any library starts a thread.
+_START = """
+import os, sys
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+from convcore_bench.host import main
+main()
+"""
 
 
 class Crashed(RuntimeError):  # noqa: N818 - said of a process
@@ -47,13 +55,12 @@ class Host:
         environment = os.environ | dict.fromkeys(POOLS, str(threads)) | {"GLIBC_TUNABLES": ALLOCATORS[allocator]}
         self.heard = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "convcore_bench.host"],
+            [sys.executable, "-c", _START, str(threads)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.heard,
             text=True,
-            preexec_fn=partial(_pin, threads),
         )
 
     def ask(self, do: str, **order: Any) -> dict[str, Any]:
@@ -87,12 +94,6 @@ class Host:
             self.process.wait()
         self.process.stdout.close()
         self.heard.close()
-
-
-def _pin(threads: int) -> None:
-    """Keep a process to as many cores as it has threads; there is nothing to do this with on every system."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 import re
 from html.parser import HTMLParser
@@ -14,7 +15,9 @@ from convcore_bench.case import DIRECTIONS, STEP, Case, WrongAnswer, check, orac
 from convcore_bench.driver import TWIN, Crashed, Effort, Field, Host, compare, judge
 from convcore_bench.host import Contenders, judged
 from convcore_bench.machine import peaks
+from convcore_bench.peaks import multiply_add
 from convcore_bench.peers import Peer, Refused, Work, choose, everybody
+from convcore_cpu.engine import ISAS
 
 from convcore.cli import main
 from convcore.testing import oracle as kit
@@ -252,6 +255,8 @@ def test_threads_and_allocator_are_those_of_the_field():
         environment = Path(f"/proc/{host.process.pid}/environ").read_text()
         assert "CONVCORE_NUM_THREADS=1" in environment
         assert "mmap_threshold=4294967296" in environment
+        host.ask("about", peer="cpu")
+        assert len(os.sched_getaffinity(host.process.pid)) == 1
     except FileNotFoundError:
         pytest.skip("this system shows no environment of a process")
     finally:
@@ -262,10 +267,18 @@ def test_threads_and_allocator_are_those_of_the_field():
         host.close()
 
 
-def test_peaks_are_above_what_is_measured():
-    found = peaks(1, seconds=0.01)
-    assert found["float32"] > 1.5 * found["float64"] > 0
-    assert found["cache"] > 0 < found["memory"]
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_loop_of_multiply_adds_counts_what_it_does(isa):
+    lanes = {"baseline": 4, "avx2": 8, "avx512": 16}[isa]
+    assert multiply_add(isa, "float32", 1000) == 2 * multiply_add(isa, "float64", 1000) == 1000 * 12 * 2 * lanes
+    with pytest.raises(ValueError, match="no loop of multiply-adds for isa 'avx2' and dtype 'int8'"):
+        multiply_add("avx2", "int8", 1)
+
+
+def test_every_peak_is_measured():
+    found = peaks(2, seconds=0.01)
+    assert set(found) == {"float32", "float64", "memory", "cache"}
+    assert min(found.values()) > 0
 
 
 # ---------------------------------------------------------------- stored results
