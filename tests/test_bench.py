@@ -252,10 +252,10 @@ def test_a_process_that_dies_is_said_and_the_others_go_on():
 def test_threads_and_allocator_are_those_of_the_field():
     host = Host(1, "pooled")
     try:
+        host.ask("about", peer="cpu")
         environment = Path(f"/proc/{host.process.pid}/environ").read_text()
         assert "CONVCORE_NUM_THREADS=1" in environment
         assert "mmap_threshold=4294967296" in environment
-        host.ask("about", peer="cpu")
         assert len(os.sched_getaffinity(host.process.pid)) == 1
     except FileNotFoundError:
         pytest.skip("this system shows no environment of a process")
