@@ -292,6 +292,20 @@ def test_torch_compile(geometry, dynamic):
             torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # what inductor itself imports
+def test_torch_compile_with_its_own_backend(tmp_path, monkeypatch):
+    """Nothing but our operators is in the graph, so inductor needs no compiler of C++."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x, w, b: for_torch.conv2d(x, w, b, **GEOMETRIES[0]), fullgraph=True)
+    arrays = tensors(operands({}))
+    y, expected = compiled(*arrays), for_torch.conv2d(*arrays, **GEOMETRIES[0])
+    assert torch.equal(y, expected)
+    g = torch.ones_like(y)
+    for ours, theirs in zip(torch.autograd.grad(y, arrays, g), torch.autograd.grad(expected, arrays, g), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_torch_copies_nothing(monkeypatch):
     seen = []
     run = convcore.operands.run_on_host
