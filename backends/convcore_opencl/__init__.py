@@ -29,5 +29,9 @@ def convcore_backends() -> list[BackendSpec]:
             boundaries=("constant", "reflect", "edge", "wrap", "symmetric"),
             device_kinds=("gpu", "accelerator", "cpu"),
             array_types=(HOST_ARRAY, "pyopencl.array.Array"),
+            exceptions={
+                "dtype=float64": "a device without cl_khr_fp64 does not compute in float64",
+                "conduct=fork": "the threads of PoCL do not survive a fork",
+            },
         )
     ]

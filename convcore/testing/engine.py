@@ -37,9 +37,13 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Engine:
-    """A backend by its name, "name" or "name:device", as a user would ask for it."""
+    """A backend by its name, "name" or "name:device", as a user would ask for it.
+
+    ``asked_as`` is what the kit was given, which another process can :func:`resolve`.
+    """
 
     name: str
+    asked_as: str
 
     @property
     def spec(self) -> BackendSpec:
@@ -89,8 +93,8 @@ class Engine:
         operands : tuple of ndarray or None
             first, second, bias.
         out : ndarray, optional
-            Where the result must be written; by default it is computed twice, into memory that the
-            backend allocates and into memory full of wrong numbers between guard zones.
+            Where the result must be written; by default it is computed twice, into memory full of
+            wrong numbers between guard zones and into memory that the backend allocates.
 
         Returns
         -------
@@ -165,7 +169,7 @@ class Engine:
         before = [None if operand is None else operand.tobytes() for operand in operands]
         plan = self.plan(problem)
         guarded = Guarded(problem)
-        for target in (None, guarded.out) if out is None else (out,):
+        for target in (guarded.out, None) if out is None else (out,):
             result = self._call(plan, operands, target)
             for name, operand, bits in zip(_NAMES[problem.op], operands, before, strict=True):
                 changed = operand is not None and operand.tobytes() != bits
@@ -198,10 +202,10 @@ class Engine:
         left = _same_bits(result, poison(result.dtype))
         if not left.any():
             return
-        clean = np.zeros_like(result)
-        plan(*expectation.operands, clean)
+        ones = np.ones_like(result)
+        plan(*expectation.operands, ones)
         try:
-            expectation.check(clean, plan.algorithm)
+            expectation.check(ones - ones.dtype.type(1), plan.algorithm)
         except AssertionError:
             pass
         else:

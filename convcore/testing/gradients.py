@@ -117,3 +117,66 @@ def assert_finite_differences(compute: Compute, problem: Problem, seed: int = 0)
             assert abs(slope - gradient[index]) <= allowed, (
                 f"{op} at {index} is {gradient[index]}, finite differences say {slope}, allowed {allowed}: {problem}"
             )
+
+
+def assert_second_derivatives(compute: Compute, problem: Problem, seed: int = 0) -> None:
+    """Check that second derivatives of the loss ``sum(y**2) / 2``, made of the primitives, agree with each other.
+
+    The Hessian H is that of the loss in x and weight together.  For any directions u and v, <u, H v> = <v, H u>, and
+    H v is the slope of the gradient along v.
+
+    Parameters
+    ----------
+    compute : callable
+        The backend under test.
+    problem : Problem
+        A forward problem in a real floating dtype, with neither bias nor fill value.
+    seed : int
+        Of the random operands.
+
+    Raises
+    ------
+    AssertionError
+        Saying which of both fails, with the numbers.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw() -> tuple[Array, Array]:
+        first, second = (random_array(rng, s, d) for s, d in zip(problem.operand_shapes, problem.dtypes, strict=True))
+        return first, second
+
+    x, u, v = draw(), draw(), draw()
+    to_input, to_weight = sibling(problem, "grad_input"), sibling(problem, "grad_weight")
+
+    def gradient(point: tuple[Array, Array]) -> tuple[Array, Array]:
+        y = compute(problem, *point, None)
+        return compute(to_input, y, point[1], None), compute(to_weight, point[0], y, None)
+
+    def hessian_times(along: tuple[Array, Array]) -> tuple[Array, Array]:
+        y = compute(problem, *x, None)
+        change = compute(problem, along[0], x[1], None) + compute(problem, x[0], along[1], None)
+        in_input = compute(to_input, change, x[1], None) + compute(to_input, y, along[1], None)
+        in_weight = compute(to_weight, x[0], change, None) + compute(to_weight, along[0], y, None)
+        return in_input, in_weight
+
+    products = [
+        [widen(a) * widen(b) for a, b in zip(*pair, strict=True)]
+        for pair in ((u, hessian_times(v)), (v, hessian_times(u)))
+    ]
+    one, other = (sum(part.sum() for part in parts) for parts in products)
+    scale = max(float(sum(np.abs(part).sum() for part in parts)) for parts in products)
+    # Sums of sums, each of them within its own bound.
+    length = problem.reduction_length * sibling(problem, "grad_weight").reduction_length
+    allowed = 2 * ERROR_CONSTANTS["direct"] * float(np.finfo(problem.result_dtype).eps) * math.sqrt(length) * scale
+    assert abs(one - other) <= allowed, (
+        f"second derivatives depend on their order: <u, H v> = {one}, <v, H u> = {other}, allowed {allowed}: {problem}"
+    )
+    if problem.result_dtype != np.float64:
+        return
+    step = 1e-3
+    sides = [gradient((x[0] + sign * step * v[0], x[1] + sign * step * v[1])) for sign in (1, -1)]
+    for name, above, below, exact in zip(("x", "weight"), *sides, hessian_times(v), strict=True):
+        # The gradient is a polynomial of degree 3 along v: a central difference errs by step**2 times its third slope.
+        error = float(np.abs((above - below) / (2 * step) - exact).max())
+        limit = 1e-4 * (1 + float(np.abs(exact).max()))
+        assert error <= limit, f"the second derivative in {name} is off by {error}, allowed {limit}: {problem}"

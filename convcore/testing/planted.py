@@ -1,21 +1,56 @@
 """Backends with one fault each, planted to prove that the conformance kit finds it.
 
-``PLANTED`` maps their names to the classes; "planted-faultless" must pass.  All of them compute
-by the reference, slowly.  They are behind no entry point: whoever wants to see the kit at work
-registers this module as a plugin.
+``PLANTED`` maps their names to the classes; "planted-faultless" must pass.  All of them compute by the reference,
+slowly, on the host and on a device that is one in name only.  They are behind no entry point: whoever wants to see the
+kit at work asks for "convcore.testing.planted:Flipped".
 """
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
-from typing import Any
+import os
+import time
+from typing import Any, ClassVar
 
 import numpy as np
 
 import convcore
-from convcore.problem import BOUNDARIES, LAYOUTS, OPS, POOL_OPS, Problem
-from convcore.spi import Backend, BackendSpec, Plan, UnsupportedProblem, hookimpl
+from convcore.problem import BOUNDARIES, HOST_ARRAY, LAYOUTS, OPS, POOL_OPS, Problem
+from convcore.spi import Backend, BackendSpec, Plan, UnsupportedProblem
 from convcore.testing.oracle import Array, reference
+
+
+class DeviceArray:
+    """An array whose memory only its device may touch; here, the host plays the device."""
+
+    def __init__(self, memory: Array) -> None:
+        self.memory = memory
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape."""
+        return tuple(self.memory.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype."""
+        dtype: np.dtype[Any] = self.memory.dtype
+        return dtype
+
+    def __getitem__(self, index: Any) -> DeviceArray:
+        return DeviceArray(self.memory[index])
+
+    def reshape(self, shape: tuple[int, ...]) -> DeviceArray:
+        """Return a view of another shape."""
+        return DeviceArray(self.memory.reshape(shape))
+
+    def get(self) -> Array:
+        """Copy to the host."""
+        return self.memory.copy()
+
+
+_DEVICE_ARRAY = f"{__name__}.{DeviceArray.__name__}"
 
 
 class Faultless(Backend):
@@ -29,6 +64,23 @@ class Faultless(Backend):
     def plan(self, problem: Problem) -> Plan:
         """Return a plan that comes back here to be run."""
         return _Plan(problem, self)
+
+    def to_device(self, array: Array) -> DeviceArray:
+        """Copy to the device."""
+        return DeviceArray(np.array(array, order="C"))
+
+    def from_device(self, array: DeviceArray) -> Array:
+        """Copy from the device."""
+        return array.get()
+
+    def _call(self, plan: Plan, first: Any, second: Any, bias: Any, out: Any) -> DeviceArray:
+        """Compute on the device."""
+        problem = plan.problem
+        if out is None:
+            out = DeviceArray(np.empty(problem.result_shape, problem.result_dtype))
+        first, second, bias = (None if operand is None else operand.memory for operand in (first, second, bias))
+        self._run(problem, first, second, bias, out.memory)
+        return out  # type: ignore[no-any-return]
 
     def _run(self, problem: Problem, first: Array, second: Array | None, bias: Array | None, out: Array) -> None:
         wide = reference(self._problem(problem), self._read(first), self._weight(problem, second), bias)
@@ -60,6 +112,8 @@ class _Plan(Plan):
         self.owner._run(self.problem, first, second, bias, out)
 
     def __call__(self, first: Any, second: Any = None, bias: Any = None, out: Any = None) -> Any:
+        if self.problem.arrays != HOST_ARRAY:
+            return self.owner._call(self, first, second, bias, out)
         return self.owner._return(super().__call__(first, second, bias, out))
 
 
@@ -87,6 +141,15 @@ class Promising(Faultless):
         if problem.dilation != (1, 1):
             raise UnsupportedProblem("no dilation after all")
         return super().plan(problem)
+
+
+class Vague(Faultless):
+    """Raises NotImplementedError where it accepted dilation."""
+
+    def _run(self, problem: Problem, first: Array, second: Array | None, bias: Array | None, out: Array) -> None:
+        if problem.dilation != (1, 1):
+            raise NotImplementedError
+        super()._run(problem, first, second, bias, out)
 
 
 class Liar(Faultless):
@@ -132,6 +195,14 @@ class SwappedPadding(Faultless):
         return dataclasses.replace(problem, padding=((bottom, top), columns))
 
 
+class OffByOne(Faultless):
+    """Starts one pixel early where there is padding."""
+
+    def _problem(self, problem: Problem) -> Problem:
+        (top, bottom), columns = problem.padding
+        return dataclasses.replace(problem, padding=((top + bool(top), bottom), columns))
+
+
 class WrongBoundary(Faultless):
     """Takes "reflect" for "symmetric"."""
 
@@ -157,10 +228,10 @@ class Interleaved(Faultless):
 
 
 class HalfPrecision(Faultless):
-    """Computes in float16."""
+    """Keeps its sums in float16."""
 
-    def _read(self, operand: Array) -> Array:
-        return operand.astype(np.float16) if operand.dtype.kind == "f" else operand
+    def _write(self, out: Array, result: Array) -> None:
+        out[...] = result.astype(np.float16) if out.dtype.kind == "f" else result
 
 
 class NaNCleaner(Faultless):
@@ -171,11 +242,28 @@ class NaNCleaner(Faultless):
 
 
 class DroppedTile(Faultless):
-    """Does not write the columns after the last multiple of 16."""
+    """Leaves out the columns after the last multiple of 16."""
 
     def _write(self, out: Array, result: Array) -> None:
         columns = out.shape[-1] // 16 * 16 or out.shape[-1]
         out[..., :columns] = result[..., :columns]
+        out[..., columns:] = 0
+
+
+class OneTile(Faultless):
+    """Errs in the last column of outputs that are 33 wide, and in no others."""
+
+    def _write(self, out: Array, result: Array) -> None:
+        out[...] = result
+        if out.shape[-1] == 33:
+            out[..., 32] = out[..., 31]
+
+
+class Unwritten(Faultless):
+    """Does not write what is 0."""
+
+    def _write(self, out: Array, result: Array) -> None:
+        out[result != 0] = result[result != 0]
 
 
 class Accumulating(Faultless):
@@ -208,6 +296,29 @@ class NoBias(Faultless):
 
     def _run(self, problem: Problem, first: Array, second: Array | None, bias: Array | None, out: Array) -> None:
         super()._run(problem, first, second, None, out)
+
+
+class GradientWithoutBias(Faultless):
+    """Forgets the bias of a transposed convolution."""
+
+    def _run(self, problem: Problem, first: Array, second: Array | None, bias: Array | None, out: Array) -> None:
+        super()._run(problem, first, second, None if problem.op == "grad_input" else bias, out)
+
+
+class TransposedGradient(Faultless):
+    """Exchanges rows and columns of the weight's gradient."""
+
+    def _run(self, problem: Problem, first: Array, second: Array | None, bias: Array | None, out: Array) -> None:
+        super()._run(problem, first, second, bias, out)
+        if problem.op == "grad_weight":
+            out[...] = np.ascontiguousarray(out.swapaxes(2, 3)).reshape(out.shape)
+
+
+class Overflowing(Faultless):
+    """Sums integers in 32 bits."""
+
+    def _write(self, out: Array, result: Array) -> None:
+        out[...] = (result + 2**31) % 2**32 - 2**31 if out.dtype.kind == "i" else result
 
 
 class Random(Faultless):
@@ -267,28 +378,92 @@ class ZeroPadding(Faultless):
             np.maximum(out, 0, out=out)
 
 
+class Reusing(Faultless):
+    """Returns the same memory every time."""
+
+    memory: ClassVar[dict[Any, Array]] = {}
+
+    def _return(self, result: Array) -> Array:
+        kept = self.memory.setdefault((result.shape, result.dtype), result)
+        kept[...] = result
+        return kept
+
+
+class Racing(Faultless):
+    """Shares scratch memory between threads."""
+
+    scratch: Any = None
+
+    def _write(self, out: Array, result: Array) -> None:
+        self.scratch = result
+        time.sleep(0.0001)
+        out[...] = self.scratch if self.scratch.shape == out.shape else 0
+
+
+class GILHolder(Faultless):
+    """Keeps Python's lock while it works."""
+
+    def _run(self, problem: Problem, first: Array, second: Array | None, bias: Array | None, out: Array) -> None:
+        start = time.perf_counter()
+        super()._run(problem, first, second, bias, out)
+        if problem.flops > 1e6:
+            ctypes.PyDLL(None).usleep(int(4e6 * (time.perf_counter() - start)))
+
+
+class Leaky(Faultless):
+    """Never frees a copy of each result."""
+
+    kept: ClassVar[list[Array]] = []
+
+    def _write(self, out: Array, result: Array) -> None:
+        out[...] = result
+        self.kept.append(out.copy())
+
+
+class Forkless(Faultless):
+    """Has lost its threads after a fork."""
+
+    def __init__(self, device: str = "") -> None:
+        super().__init__(device)
+        self.process = os.getpid()
+
+    def _write(self, out: Array, result: Array) -> None:
+        if os.getpid() != self.process:
+            raise RuntimeError("the worker threads are gone")
+        out[...] = result
+
+
+class HostCopier(Faultless):
+    """Takes device arrays to the host and back."""
+
+    def _call(self, plan: Plan, first: Any, second: Any, bias: Any, out: Any) -> DeviceArray:
+        first, second, bias = (None if operand is None else operand.get() for operand in (first, second, bias))
+        result = np.empty(plan.problem.result_shape, plan.problem.result_dtype)
+        self._run(plan.problem, first, second, bias, result)
+        if out is None:
+            return self.to_device(result)
+        out.memory[...] = result
+        return out  # type: ignore[no-any-return]
+
+
 _CLASSES = (
-    Faultless, Empty, Wordless, Promising, Liar, WrongDtype, Flipped, NoStride, NoDilation, SwappedPadding,
-    WrongBoundary, WrongFill, Interleaved, HalfPrecision, NaNCleaner, DroppedTile, Accumulating, Overrunning, Mutating,
-    NoBias, Random, Fallback, Substitute, Greedy, LastOfEqual, ZeroPadding,
+    Faultless, Empty, Wordless, Promising, Vague, Liar, WrongDtype, Flipped, NoStride, NoDilation, SwappedPadding,
+    OffByOne, WrongBoundary, WrongFill, Interleaved, HalfPrecision, NaNCleaner, DroppedTile, OneTile, Unwritten,
+    Accumulating, Overrunning, Mutating, NoBias, GradientWithoutBias, TransposedGradient, Overflowing, Random,
+    Reusing, Racing, Fallback, Substitute, Greedy, LastOfEqual, ZeroPadding, GILHolder, Leaky, Forkless, HostCopier,
 )  # fmt: skip
 
 #: The backends by name.
 PLANTED = {f"planted-{cls.__name__.lower()}": cls for cls in _CLASSES}
-
-
-@hookimpl
-def convcore_backends() -> list[BackendSpec]:
-    """List the planted backends."""
-    return [
-        BackendSpec(
-            name=name,
-            factory=f"{__name__}:{cls.__name__}",
-            summary=f"for testing the conformance kit: {cls.__doc__}",
-            ops=(*OPS, *POOL_OPS),
-            dtypes=("float32", "float64", "int64"),
-            layouts=LAYOUTS,
-            boundaries=BOUNDARIES,
-        )
-        for name, cls in PLANTED.items()
-    ]
+for _name, _cls in PLANTED.items():
+    _cls.spec = BackendSpec(
+        name=_name,
+        factory=f"{__name__}:{_cls.__name__}",
+        summary=f"for testing the conformance kit: {_cls.__doc__}",
+        ops=(*OPS, *POOL_OPS),
+        dtypes=("float32", "float64", "int64", "uint16"),
+        layouts=LAYOUTS,
+        boundaries=BOUNDARIES,
+        device_kinds=("simulated",),
+        array_types=(HOST_ARRAY, _DEVICE_ARRAY),
+    )

@@ -83,22 +83,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def convcore_backend(request: pytest.FixtureRequest) -> str:
-    """Name the backend under test, which is there and has a device."""
+    """Name the backend under test, as it was asked for; it is there and has a device."""
     from convcore.registry import registry
     from convcore.testing.engine import resolve
 
-    name = resolve(str(request.param))
+    name = resolve(request.param)
     registry().check_name(name, _OPTION)
     registry().devices(name)
-    return name
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def convcore_engine(convcore_backend: str) -> Engine:
     """Hand out the backend under test."""
-    from convcore.testing.engine import Engine
+    from convcore.testing.engine import Engine, resolve
 
-    return Engine(convcore_backend)
+    return Engine(resolve(convcore_backend), convcore_backend)
 
 
 @pytest.fixture(scope="session")
@@ -293,7 +293,7 @@ class Verdicts:
         for verdict in self.verdicts.values():
             if self.config.getoption("--convcore-table"):
                 entry = verdict.to_json()
-                width = max(terminalreporter._tw.fullwidth, 100)
+                width = max(terminalreporter._tw.fullwidth, 120)
                 terminalreporter.write(report.table(entry, width, terminalreporter.hasmarkup))
                 if not verdict.unfinished:
                     verdicts.remember(entry)

@@ -218,7 +218,7 @@ def _up_to(dense: int, around: tuple[int, ...]) -> Callable[[str], list[int]]:
     """List every size up to ``dense``, and one less and one more than each of ``around``, fewer of them in "quick"."""
 
     def sizes(profile: str) -> list[int]:
-        most = dense if profile == "full" else dense // 4
+        most = dense if profile == "full" else dense // 2 + 1
         near = around if profile == "full" else around[:2]
         return sorted({*range(1, most + 1), *(size + off for size in near for off in (-1, 0, 1))})
 

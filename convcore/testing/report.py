@@ -77,7 +77,8 @@ class Verdict:
     def unfinished(self) -> str:
         """Why this run cannot be a verdict, or nothing."""
         if self.missing:
-            return f"tests of the kit that did not run: {', '.join(sorted(self.missing))}"
+            some, more = sorted(self.missing)[:3], ", …" * (len(self.missing) > 3)
+            return f"{len(self.missing)} tests of the kit did not run: {', '.join(some)}{more}"
         if len(self.outcomes) < self.collected:
             return f"only {len(self.outcomes)} of {self.collected} tests ran"
         return ""

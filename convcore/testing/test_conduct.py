@@ -2,23 +2,163 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 import pytest
 
-from convcore.problem import Op
+from convcore.problem import Op, Problem
+from convcore.testing import processes, public, record
 from convcore.testing.engine import Engine
-from convcore.testing.problems import ALL_OPS, make_problem, random_operands
+from convcore.testing.exceptions import conduct_exception
+from convcore.testing.problems import ALL_OPS, CASES, make_problem, random_operands, seed_of
+
+_LONG = 0.08
 
 
 @pytest.mark.parametrize("op", ALL_OPS)
 def test_deterministic(convcore_engine: Engine, op: Op) -> None:
-    """The same operands give the same bits, also from several threads at once."""
+    """The same operands give the same bits, also from several threads at once; results do not share memory."""
     problem = make_problem(op, images=3, channels=(8, 16), size=(17, 19), padding=((1, 1), (1, 1)))
     if convcore_engine.refusal(problem):
         return
     plan, drawn = convcore_engine.plan(problem), random_operands(problem)
-    expected = plan(*drawn).tobytes()
+    first = plan(*drawn)
+    expected = first.tobytes()
+    second = plan(*drawn)
+    assert second.tobytes() == expected, f"not deterministic: {op} gives other bits when called again"
+    assert not np.may_share_memory(first, second), f"two results of {op} share memory"
+    plan(*random_operands(problem, seed=1))
+    assert first.tobytes() == expected, f"a later call of {op} changed an earlier result"
     with ThreadPoolExecutor(4) as pool:
         results = [future.result() for future in [pool.submit(plan, *drawn) for _ in range(12)]]
-    assert all(result.tobytes() == expected for result in results), f"{op} gives other bits when called again"
+    assert all(result.tobytes() == expected for result in results), (
+        f"not deterministic: {op} gives other bits when called from several threads at once"
+    )
+
+
+def test_number_of_threads(convcore_engine: Engine) -> None:
+    """The bits do not depend on how many threads there are."""
+    found = {threads: processes.run(processes.digests, convcore_engine.asked_as, threads=threads) for threads in (1, 3)}
+    for one, three in zip(found[1], found[3], strict=True):
+        assert one == three, f"not deterministic: other bits with 3 threads than with 1: {one.split()[0]}"
+
+
+def test_many_threads(convcore_engine: Engine, convcore_profile: str) -> None:
+    """Many threads compute different problems through convcore's functions at once, all rightly."""
+    names = [name for name in CASES if "cropped" not in name and "transposed" not in name]
+    chosen = [name for name in names[:: 7 if convcore_profile == "full" else 29] if _accepts(convcore_engine, name)]
+    drawn = {name: random_operands(CASES[name], seed_of(name)) for name in chosen}
+
+    def compute(name: str) -> bytes:
+        problem, operands = CASES[name], drawn[name]
+        if problem.op == "grad_input":
+            operands = (*operands[:2], None)
+        return np.asarray(public.call(problem, operands, convcore_engine.name)).tobytes()
+
+    alone = {name: compute(name) for name in chosen}
+    start = threading.Barrier(8)
+
+    def work(offset: int) -> list[str]:
+        start.wait()
+        turned = chosen[offset:] + chosen[:offset]
+        return [name for name in turned if compute(name) != alone[name]]
+
+    with ThreadPoolExecutor(8) as pool:
+        wrong = set(itertools.chain(*pool.map(work, range(0, 8 * 5, 5))))
+    assert not wrong, f"not safe in threads: other results when 8 threads compute at once: {', '.join(sorted(wrong))}"
+
+
+def _accepts(engine: Engine, name: str) -> bool:
+    return not engine.refusal(CASES[name])
+
+
+@pytest.mark.parametrize("op", ALL_OPS)
+def test_gil(convcore_engine: Engine, op: Op) -> None:
+    """While a long call runs, another Python thread makes progress."""
+    if convcore_engine.refusal(_sized(op, 12)):
+        return
+    plan, drawn = _long_call(convcore_engine, op)
+    stopped = []
+    for _ in range(6):
+        duration, longest = _watched(convcore_engine, plan, drawn)
+        stopped.append((longest / duration, longest, duration))
+        if longest < duration / 2:
+            return
+    _, longest, duration = min(stopped)
+    raise AssertionError(
+        f"holds the GIL: in a call of {op} that took {duration:.2f} s, another Python thread stood still for "
+        f"{longest:.2f} s"
+    )
+
+
+def _sized(op: Op, size: int) -> Problem:
+    return make_problem(op, images=1, channels=(128, 128), size=(size, size), bias=False)
+
+
+def _long_call(engine: Engine, op: Op) -> tuple[Any, Any]:
+    """Return a plan, and operands for which it takes a while."""
+    for size in (12, 24, 48, 96, 192, 384, 768):
+        problem = _sized(op, size)
+        plan, drawn = engine.plan(problem), random_operands(problem)
+        plan(*drawn)
+        start = time.perf_counter()
+        plan(*drawn)
+        if time.perf_counter() - start > _LONG:
+            break
+    return plan, drawn
+
+
+def _watched(engine: Engine, plan: Any, drawn: Any) -> tuple[float, float]:
+    """Return how long a call took, and for how long of it another thread did not get to run."""
+    ticks: list[float] = []
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=tick)
+    watcher.start()
+    while not ticks:
+        time.sleep(0.001)
+    start = time.perf_counter()
+    plan(*drawn)
+    engine.backend.synchronize()
+    end = time.perf_counter()
+    done.set()
+    watcher.join()
+    times = [start, *(moment for moment in ticks if start < moment < end), end]
+    return end - start, max(np.diff(times))
+
+
+def test_fork(convcore_engine: Engine) -> None:
+    """A backend that was in use works in a forked child and in its parent; the spec may have an exception for that."""
+    if not hasattr(os, "fork"):
+        return
+    found = processes.run(processes.forked, convcore_engine.asked_as)
+    assert found["after"] == found["before"], "after a fork, the parent's results are others"
+    child = found["child"]
+    refused = child.get("refused")
+    exception = conduct_exception(convcore_engine.spec, "fork")
+    if refused and exception:
+        record.current().exceptions[exception] += 1
+        return
+    assert not refused, f"refuses to work after fork(), which is no exception of its spec: {refused}"
+    assert child, f"does not survive fork(): a forked child gave no answer, {found['ended']}"
+    assert "error" not in child, f"does not survive fork(): {child['error']}"
+    assert child["digests"] == found["before"], "does not survive fork(): a forked child computes something else"
+
+
+@pytest.mark.parametrize("used_before", [False, True], ids=["default-method", "spawn-after-use"])
+def test_process_pool(convcore_engine: Engine, used_before: bool) -> None:
+    """The workers of a process pool compute what one process computes."""
+    found = processes.run(processes.pooled, convcore_engine.asked_as, used_before)
+    for worker in found["workers"]:
+        assert worker == found["here"], "a worker of a process pool computes something else"

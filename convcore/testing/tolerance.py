@@ -49,13 +49,20 @@ def allowed_error(
     Two additions to the rule: the smallest normal number, because a device may flush smaller
     ones to zero, and where the result is stored in half precision, one unit in the last place.
     """
+    return _bound(problem, _scale(problem, first, second, bias, algorithm), algorithm)
+
+
+def _scale(problem: Problem, first: Array, second: Array | None, bias: Array | None, algorithm: str) -> Array:
+    """Return the same correlation of the operands' magnitudes."""
     if problem.op in POOL_OPS:  # the maximum is exact, its gradient a sum
-        scale = np.zeros(problem.result_shape) if second is None else reference(problem, first, np.abs(second))
-    else:
-        magnitudes = dataclasses.replace(problem, fill_value=abs(problem.fill_value)), np.abs(first), _abs(second)
-        if algorithm in TILES:
-            magnitudes = _of_tiles(*magnitudes, TILES[algorithm])
-        scale = reference(*magnitudes, bias=_abs(bias))
+        return np.zeros(problem.result_shape) if second is None else reference(problem, first, np.abs(second))
+    magnitudes = dataclasses.replace(problem, fill_value=abs(problem.fill_value)), np.abs(first), _abs(second)
+    if algorithm in TILES:
+        magnitudes = _of_tiles(*magnitudes, TILES[algorithm])
+    return reference(*magnitudes, bias=_abs(bias))
+
+
+def _bound(problem: Problem, scale: Array, algorithm: str) -> Array:
     limits = np.finfo(accumulation_dtype(problem))
     length = problem.reduction_length + problem.bias
     constant = ERROR_CONSTANTS.get(algorithm, ERROR_CONSTANTS["direct"])
@@ -92,14 +99,18 @@ class Expectation:
     def __init__(self, problem: Problem, first: Array, second: Array | None = None, bias: Array | None = None) -> None:
         self.problem, self.operands = problem, (first, second, bias)
         self.value = reference(problem, *self.operands)
-        self._allowed: dict[str, Array] = {}
+        self._scales: dict[str, Array] = {}
 
     def allowed(self, algorithm: str = "direct") -> Array:
         """Return :func:`allowed_error` of an algorithm."""
-        if algorithm not in self._allowed:
-            with np.errstate(all="ignore"):
-                self._allowed[algorithm] = allowed_error(self.problem, *self.operands, algorithm=algorithm)
-        return self._allowed[algorithm]
+        with np.errstate(all="ignore"):
+            return _bound(self.problem, self._scale(algorithm), algorithm)
+
+    def _scale(self, algorithm: str) -> Array:
+        key = algorithm if algorithm in TILES else "direct"
+        if key not in self._scales:
+            self._scales[key] = _scale(self.problem, *self.operands, key)
+        return self._scales[key]
 
     def check(self, result: Array, algorithm: str = "direct") -> Errors:
         """Compare a result; see :func:`assert_within`."""
@@ -129,9 +140,7 @@ class Expectation:
         """Return the worst errors, both without what a device may flush to 0, that in ULP without what cancels out."""
         dtype = self.problem.result_dtype
         normal = allowed > 1000 * np.finfo(accumulation_dtype(self.problem)).smallest_normal
-        unit = self.allowed() / ERROR_CONSTANTS["direct"] / math.sqrt(max(self.problem.reduction_length, 1))
-        scale = unit / np.finfo(accumulation_dtype(self.problem)).eps
-        kept = normal & (magnitude >= scale / 8)
+        kept = normal & (magnitude > 0) & (magnitude >= self._scale("direct") / 8)
         ulp = error[kept] / np.spacing(magnitude[kept].astype(dtype.type(0).real.dtype))
         return Errors(float((error / allowed)[normal].max(initial=0)), float(ulp.max(initial=0)))
 

@@ -1,4 +1,4 @@
-"""The conformance kit finds every planted fault, and passes the backend without one."""
+"""The conformance kit finds every planted fault, says what it is, and passes the backend without one."""
 
 import pytest
 
@@ -7,73 +7,86 @@ from convcore.testing import planted
 
 pytest_plugins = "pytester"
 
-WRONG = "elements are wrong"
+VALUES, CONDUCT, MEMORY, DECLARATION = (
+    f"convcore.testing.test_{topic}" for topic in ("values", "conduct", "memory", "declaration")
+)
 
-# The test that finds each fault, and what it says.
+# Where each fault is found, by which tests, and what the failure says.
 FAULTS = {
-    "planted-empty": ("test_value", "declares all that this problem needs, but refuses it: not yet"),
-    "planted-wordless": ("test_value", "supports() must return True or a reason in words, got False"),
-    "planted-promising": ("test_value", "no dilation after all"),
-    "planted-liar": ("test_value", WRONG),
-    "planted-wrongdtype": ("test_value", "dtype is float64, must be float32"),
-    "planted-flipped": ("test_value", WRONG),
-    "planted-nostride": ("test_value", WRONG),
-    "planted-nodilation": ("test_value", WRONG),
-    "planted-swappedpadding": ("test_value", WRONG),
-    "planted-wrongboundary": ("test_value", WRONG),
-    "planted-wrongfill": ("test_value", WRONG),
-    "planted-interleaved": ("test_value", WRONG),
-    "planted-halfprecision": ("test_value", WRONG),
-    "planted-nancleaner": ("test_not_a_number", WRONG),
-    "planted-droppedtile": ("test_value", WRONG),
-    "planted-accumulating": ("test_value", "the result is added to what stood in `out`"),
-    "planted-overrunning": ("test_value", "wrote out of bounds, beyond the end of `out`"),
-    "planted-mutating": ("test_value", "its operand `x` was changed"),
-    "planted-nobias": ("test_value", WRONG),
-    "planted-random": ("test_deterministic", "gives other bits when called again"),
-    "planted-fallback": ("test_runs_itself", "the work was done by another backend: 'numpy' (convcore_numpy)"),
-    "planted-substitute": ("test_named_algorithm", "accepts an algorithm that does not exist"),
-    "planted-lastofequal": ("test_value", WRONG),
-    "planted-zeropadding": ("test_value", WRONG),
-    "planted-greedy": ("test_workspace_limit", "uses 1 bytes of workspace where 0 are allowed"),
+    "empty": (VALUES, "test_value", "declares all that this problem needs, but refuses it: not yet"),
+    "wordless": (VALUES, "test_value", "supports() must return True or a reason in words, got False"),
+    "promising": (VALUES, "test_value", "no dilation after all"),
+    "vague": (VALUES, "test_value", "accepts a problem and then raises NotImplementedError()"),
+    "liar": (VALUES, "test_value", "every element is 0: "),
+    "wrongdtype": (VALUES, "test_value", "dtype is float64, must be float32"),
+    "flipped": (VALUES, "test_value", "the kernel is flipped: that is a convolution, not a correlation: "),
+    "nostride": (VALUES, "test_value", "the stride is ignored: "),
+    "nodilation": (VALUES, "test_value", "the dilation is ignored: "),
+    "swappedpadding": (VALUES, "test_value", "top and bottom padding are swapped"),
+    "offbyone": (VALUES, "test_value", "the padding is off by one: "),
+    "wrongboundary": (VALUES, "test_value", "boundary 'reflect' is taken for 'symmetric'"),
+    "wrongfill": (VALUES, "test_value", "the fill value is ignored: "),
+    "interleaved": (VALUES, "test_value", "the groups are in the wrong order: "),
+    "halfprecision": (VALUES, "test_value", "the errors are those of float16: operands or sums are kept in it: "),
+    "nancleaner": (VALUES, "test_not_a_number", "NaN is taken for 0: "),
+    "droppedtile": (VALUES, "test_value", "only the last columns are wrong, from 64 of 66 on: the last tile: "),
+    "onetile": (
+        VALUES,
+        "test_every_size and width",
+        "only the last columns are wrong, from 32 of 33 on: the last tile",
+    ),
+    "unwritten": (VALUES, "test_value", "elements were not written, they hold what stood in `out` before"),
+    "accumulating": (VALUES, "test_value", "the result is added to what stood in `out`"),
+    "overrunning": (VALUES, "test_value", "wrote out of bounds, beyond the end of `out`"),
+    "mutating": (VALUES, "test_value", "its operand `x` was changed"),
+    "nobias": (VALUES, "test_value", "the bias is forgotten: "),
+    "gradientwithoutbias": (VALUES, "test_value", "the bias is forgotten: "),
+    "transposedgradient": (VALUES, "test_value", "the weight gradient is transposed: rows and columns of the kernel"),
+    "overflowing": (VALUES, "test_extreme_integers", "integers overflow at 32 bits: "),
+    "lastofequal": (VALUES, "test_value and max_pool_grad", "elements are wrong"),
+    "zeropadding": (VALUES, "test_value and max_pool", "the padding counts as 0: "),
+    "random": (CONDUCT, "test_deterministic", "not deterministic: forward gives other bits when called again"),
+    "reusing": (CONDUCT, "test_deterministic", "two results of forward share memory"),
+    "racing": (CONDUCT, "test_many_threads", "not safe in threads: other results when 8 threads compute at once"),
+    "gilholder": (CONDUCT, "test_gil", "holds the GIL: in a call of forward that took"),
+    "forkless": (CONDUCT, "test_fork", "does not survive fork(): RuntimeError: the worker threads are gone"),
+    "leaky": (MEMORY, "test_growth", "leaks memory: forward on numpy.ndarray takes more in every 250 calls"),
+    "hostcopier": (MEMORY, "test_no_host_copies", "copies through the host: forward on "),
+    "fallback": (DECLARATION, "test_runs_itself", "the work was done by another backend: 'numpy' (convcore_numpy)"),
+    "substitute": (DECLARATION, "test_named_algorithm", "accepts an algorithm that does not exist"),
+    "greedy": (DECLARATION, "test_workspace_limit", "uses 1 bytes of workspace where 0 are allowed"),
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def planted_backends():
-    registry().add_plugin("planted", planted)
+@pytest.fixture(autouse=True)
+def none_stays_planted():
     yield
-    registry().remove_plugin("planted")
+    for name, plugin in registry().manager.list_name_plugin():
+        if plugin is not None and name.startswith(planted.__name__):
+            registry().remove_plugin(name)
 
 
 def run_kit(pytester, name, *arguments):
-    kit = (
-        "-p",
-        "no:cacheprovider",
-        "--pyargs",
-        "convcore.testing",
-        "--convcore-profile",
-        "quick",
-        "--convcore-backend",
-        name,
-    )
-    return pytester.runpytest_inprocess(*kit, *arguments)
+    asked = f"{planted.__name__}:{planted.PLANTED[f'planted-{name}'].__name__}"
+    options = ("-p", "no:cacheprovider", "--convcore-profile", "quick", "--convcore-backend", asked)
+    return pytester.runpytest_inprocess(*options, "--pyargs", *arguments)
 
 
 def test_every_planted_backend_is_expected():
-    assert set(FAULTS) | {"planted-faultless"} == set(planted.PLANTED)
+    assert {f"planted-{name}" for name in FAULTS} | {"planted-faultless"} == set(planted.PLANTED)
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_found(pytester, name):
-    test, words = FAULTS[name]
-    result = run_kit(pytester, name, "-x", "-k", test)
+    module, tests, words = FAULTS[name]
+    result = run_kit(pytester, name, module, "-x", "-k", tests)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines([f"FAILED *::{test}[[]{name}*"])
-    assert words in result.stdout.str()
+    (failure,) = [line for line in result.outlines if line.startswith("FAILED ")]
+    assert tests.partition(" ")[0] in failure
+    assert any(line.startswith("E ") and words in line for line in result.outlines), result.stdout.str()
 
 
 def test_faultless_backend_passes(pytester):
-    result = run_kit(pytester, "planted-faultless")
+    result = run_kit(pytester, "faultless", "convcore.testing")
     assert result.ret == pytest.ExitCode.OK
     assert result.parseoutcomes().keys() == {"passed"}
