@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from convcore_bench import sections
 from convcore_bench.driver import ALLOCATORS
 from convcore_bench.problem_set import Layer, load
 from convcore_bench.rounds import interleave, medians
@@ -62,6 +63,8 @@ def main() -> None:
         for batch in options.batch.split(","):
             print_table([r for r in records if r["allocator"] == mode and r["batch"] == int(batch)], mode, batch)
     write(Path(options.json), records)
+    if not options.only:
+        sections.main(["--allocator", options.allocator, *(["--quick"] if options.quick else [])])
 
 
 def parse() -> argparse.Namespace:

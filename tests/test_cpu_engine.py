@@ -502,3 +502,75 @@ def test_no_memory_for_the_workspace_leaves_out_as_it_was():
     with pytest.raises(MemoryError, match=r"^convcore_cpu: no memory for a workspace of [0-9]+ bytes"):
         CPUBackend().plan(problem)(*operands[:2], out=out)
     assert out == 7
+
+
+class TestFourier:
+    """Overlap-save transforms of large kernels."""
+
+    @pytest.mark.parametrize("op", ["forward", "grad_input"])
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_tiles_and_groups_and_padding_leave_nothing_out(self, op, dtype, monkeypatch):
+        monkeypatch.setattr("convcore_cpu.fourier.MOST_POINTS", 40)
+        cases = (
+            {"channels": (1, 1), "size": (50, 61), "kernel": (9, 11), "padding": ((4, 4), (5, 5))},
+            {"channels": (4, 6), "groups": 2, "size": (23, 70), "kernel": (6, 5), "padding": ((0, 3), (7, 1))},
+            {"channels": (2, 3), "size": (9, 8), "kernel": (9, 8), "fill_value": -1.5, "padding": ((2, 1), (3, 0))},
+        )
+        for arguments, bias in product(cases, (False, True)):
+            if op == "grad_input":
+                arguments = {name: value for name, value in arguments.items() if name != "fill_value"}
+            problem = make_problem(
+                op, images=2, **arguments, dtypes=(dtype,) * 2, bias=bias, algorithm="fft", accuracy="fast"
+            )
+            operands = random_operands(problem)
+            plan = CPUBackend().plan(problem)
+            assert plan.algorithm == "fft"
+            assert_within(plan(*operands), problem, *operands, algorithm="fft")
+
+    @pytest.mark.parametrize("boundary", BOUNDARIES)
+    def test_a_tile_is_padded_by_its_boundary(self, boundary):
+        problem = make_problem(
+            "forward", channels=(1, 2), size=(20, 31), kernel=(7, 9), padding=((3, 3), (4, 4)), boundary=boundary,
+            algorithm="fft",
+        )  # fmt: skip
+        operands = random_operands(problem)
+        assert_within(CPUBackend().plan(problem)(*operands), problem, *operands, algorithm="fft")
+
+    def test_it_runs_where_it_is_cheaper_and_the_accuracy_allows_it(self):
+        arguments = {"images": 1, "channels": (1, 1), "size": (2048, 2048), "bias": False}
+        for kernel, accuracy, wanted in (
+            (127, "standard", True),
+            (127, "fast", True),
+            (127, "strict", False),
+            (7, "fast", False),
+        ):
+            padding = ((kernel // 2,) * 2,) * 2
+            problem = make_problem("forward", **arguments, kernel=(kernel, kernel), padding=padding, accuracy=accuracy)
+            assert (CPUBackend().plan(problem).algorithm == "fft") is wanted
+
+    @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("victim", [0, 1])
+    @pytest.mark.parametrize("op", ["forward", "grad_input"])
+    def test_what_is_not_finite_goes_where_the_formula_sends_it(self, op, victim, special):
+        problem = make_problem(op, channels=(1, 1), size=(30, 30), kernel=(9, 9), algorithm="fft")
+        operands = random_operands(problem)
+        operands[victim][0, 0, 1, 2] = special
+        assert_within(CPUBackend().plan(problem)(*operands), problem, *operands)
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"op": "grad_weight"}, "its algorithm 'fft' knows forward and grad_input only"),
+            ({"layout": "NHWC"}, "its algorithm 'fft' wants NCHW"),
+            ({"stride": (2, 1)}, "its algorithm 'fft' knows stride 1 and dilation 1 only"),
+            ({"dtypes": ("int16", "int16")}, "its algorithm 'fft' knows float32 and float64 only"),
+            ({"accuracy": "strict"}, "its algorithm 'fft' errs more than accuracy 'strict' allows"),
+            ({"dtypes": ("float64",) * 2}, "its algorithm 'fft' errs more than accuracy 'standard' allows"),
+            (
+                {"op": "grad_input", "boundary": "wrap"},
+                "its algorithm 'fft' knows grad_input under the boundary 'constant' only",
+            ),
+        ],
+    )
+    def test_a_named_one_runs_or_is_refused(self, change, reason):
+        assert CPUBackend().supports(make_problem(**{"op": "forward"} | change, algorithm="fft")) == reason

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from convcore.spi import Backend, Device, Plan, Problem
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
+from convcore_cpu.fourier import FourierPlan, refusal, transform_of
 from convcore_cpu.plans import make_program
 from convcore_cpu.program import Program, UnsupportedError
+
+#: What takes less on one core is not worth the look at what a transform would take (seconds).
+WORTH_A_TRANSFORM = 5e-3
 
 
 class CPUBackend(Backend):
@@ -25,6 +31,10 @@ class CPUBackend(Backend):
 
     def supports(self, problem: Problem) -> bool | str:
         """Return True, or why not: an unknown algorithm, or more workspace than allowed."""
+        if problem.algorithm == "fft":
+            reason = refusal(problem)
+            if reason is not None:
+                return reason
         try:
             _program(problem, _isa(), _thread_limit())
         except UnsupportedError as reason:
@@ -39,12 +49,26 @@ class CPUBackend(Backend):
         ValueError
             If an environment variable cannot be understood.
         """
-        return CPUPlan(problem, _program(problem, _isa(), _thread_limit()))
+        program = _program(problem, _isa(), _thread_limit())
+        plan = CPUPlan(problem, program)
+        return FourierPlan(problem, plan, program) if _is_transformed(problem, program) else plan
+
+
+def _is_transformed(problem: Problem, program: Program) -> bool:
+    """Return whether Fourier transforms are asked for, or are cheaper."""
+    if problem.algorithm is not None or program.cost.seconds < WORTH_A_TRANSFORM or refusal(problem) is not None:
+        return problem.algorithm == "fft"
+    transform = transform_of(problem)
+    limit = math.inf if problem.workspace_limit is None else problem.workspace_limit
+    assert transform is not None
+    return transform.seconds < program.cost.seconds and transform.workspace_bytes + program.workspace_bytes <= limit
 
 
 @lru_cache(maxsize=8)
 def _program(problem: Problem, isa: str, threads: int | None) -> Program:
-    """Lay out the problem, once for ``supports`` and the ``plan`` that follows."""
+    """Lay out the problem, once for ``supports`` and the ``plan`` that follows; of "fft", what runs if it cannot."""
+    if problem.algorithm == "fft":
+        problem = replace(problem, algorithm=None)
     return make_program(problem, [row for name in ISAS[: ISAS.index(isa) + 1] for row in MICRO_KERNELS[name]], threads)
 
 

@@ -14,6 +14,7 @@ from convcore.spi import Problem
 from convcore_cpu.correlate import forward, grad_input
 from convcore_cpu.dots import grad_weight_dot
 from convcore_cpu.engine import MicroKernel
+from convcore_cpu.fourier import OPS
 from convcore_cpu.grad_weight import grad_weight_direct
 from convcore_cpu.layout import Layout
 from convcore_cpu.pool import max_pool
@@ -42,8 +43,9 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
     """
     builders = ALGORITHMS[problem.op]
     if problem.algorithm is not None and problem.algorithm not in builders:
+        names = (*builders, *(("fft",) if problem.op in OPS else ()))
         raise UnsupportedError(
-            f"it has no algorithm {problem.algorithm!r} for {problem.op}; it has {', '.join(map(repr, builders))}"
+            f"it has no algorithm {problem.algorithm!r} for {problem.op}; it has {', '.join(map(repr, names))}"
         )
     limit = math.inf if problem.workspace_limit is None else problem.workspace_limit
     # One image at a time takes the least workspace.

@@ -26,6 +26,10 @@ ERROR_CONSTANTS = {"direct": 2.0, "winograd": 5.0, "winograd2": 1.0, "winograd4"
 #: Convolution for Deep Neural Networks", section 4.
 TILES = {"winograd": 4, "winograd2": 2, "winograd4": 4}
 
+#: Transforms in float64 mix all pixels of a tile: besides what is allowed to "direct", an element errs by so much of
+#: the largest pixel times the weight's sum of magnitudes.
+FFT_ERROR = 2.0**-48
+
 
 def accumulation_dtype(problem: Problem) -> np.dtype[Any]:
     """Return the dtype sums are kept in: the result's, but at least float32."""
@@ -67,6 +71,9 @@ def _bound(problem: Problem, scale: Array, algorithm: str) -> Array:
     length = problem.reduction_length + problem.bias
     constant = ERROR_CONSTANTS.get(algorithm, ERROR_CONSTANTS["direct"])
     allowed = constant * limits.eps * math.sqrt(length) * scale + limits.smallest_normal
+    if algorithm == "fft":
+        assert second is not None
+        allowed = allowed + FFT_ERROR * float(np.abs(first).max(initial=abs(problem.fill_value))) * np.abs(second).sum()
     if problem.result_dtype == np.float16:
         allowed += np.spacing(scale.astype(np.float16))
     return np.asarray(allowed)
