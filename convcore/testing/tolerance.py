@@ -63,17 +63,23 @@ def _scale(problem: Problem, first: Array, second: Array | None, bias: Array | N
     magnitudes = dataclasses.replace(problem, fill_value=abs(problem.fill_value)), np.abs(first), _abs(second)
     if algorithm in TILES:
         magnitudes = _of_tiles(*magnitudes, TILES[algorithm])
-    return reference(*magnitudes, bias=_abs(bias))
+    scale = reference(*magnitudes, bias=_abs(bias))
+    if algorithm == "fft":
+        assert second is not None
+        largest = np.abs(first).max(initial=abs(problem.fill_value)) * np.abs(second).sum()
+        scale = scale + largest * (FFT_ERROR / _rounding(problem, algorithm))
+    return scale
+
+
+def _rounding(problem: Problem, algorithm: str) -> float:
+    """Return the error allowed to a sum whose magnitudes are 1."""
+    constant = ERROR_CONSTANTS.get(algorithm, ERROR_CONSTANTS["direct"])
+    length = problem.reduction_length + problem.bias
+    return constant * float(np.finfo(accumulation_dtype(problem)).eps) * math.sqrt(length)
 
 
 def _bound(problem: Problem, scale: Array, algorithm: str) -> Array:
-    limits = np.finfo(accumulation_dtype(problem))
-    length = problem.reduction_length + problem.bias
-    constant = ERROR_CONSTANTS.get(algorithm, ERROR_CONSTANTS["direct"])
-    allowed = constant * limits.eps * math.sqrt(length) * scale + limits.smallest_normal
-    if algorithm == "fft":
-        assert second is not None
-        allowed = allowed + FFT_ERROR * float(np.abs(first).max(initial=abs(problem.fill_value))) * np.abs(second).sum()
+    allowed = _rounding(problem, algorithm) * scale + np.finfo(accumulation_dtype(problem)).smallest_normal
     if problem.result_dtype == np.float16:
         allowed += np.spacing(scale.astype(np.float16))
     return np.asarray(allowed)
@@ -114,7 +120,7 @@ class Expectation:
             return _bound(self.problem, self._scale(algorithm), algorithm)
 
     def _scale(self, algorithm: str) -> Array:
-        key = algorithm if algorithm in TILES else "direct"
+        key = algorithm if algorithm in TILES or algorithm == "fft" else "direct"
         if key not in self._scales:
             self._scales[key] = _scale(self.problem, *self.operands, key)
         return self._scales[key]
