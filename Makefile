@@ -18,7 +18,7 @@ OPENCL := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comm
 
 say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
 
-.PHONY: help demo test lint bench bench-cpu bench-opencl check-opencl clean counts report test-neon
+.PHONY: help demo test conformance lint bench bench-cpu bench-opencl check-opencl clean counts report test-neon
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ demo: $(VENV)/.demo ## install what is needed, then run the main job on a photog
 test: lint ## lint, types, layering, unit tests and the conformance kit over every backend
 	$(call say,Running the tests and the conformance kit)
 	@$(BIN)/python -m pytest -rs
+
+conformance: $(VENV)/.test ## the whole conformance kit over every backend, a table for each: several minutes
+	@for backend in numpy cpu opencl; do $(BIN)/convcore test $$backend || exit 1; done
 
 lint: $(VENV)/.test ## lint, types and layering only
 	$(call say,Checking style and spelling)

@@ -12,8 +12,9 @@ from convcore.problem import BOUNDARIES, FEATURES, HOST_ARRAY, LAYOUTS, Problem
 from convcore.spi import BackendSpec
 from convcore.testing.problems import ALL_OPS, DTYPES
 
-#: Ways of running, beside problems, that a backend may announce not to bear.
-CONDUCTS = ("fork",)
+#: Ways of running, beside problems, that a backend may announce not to bear: work in a forked child, and with another
+#: number of threads the same bits.
+CONDUCTS = ("fork", "threads")
 _KNOWN = {"op": ALL_OPS, "dtype": DTYPES, "layout": LAYOUTS, "boundary": BOUNDARIES, "feature": FEATURES}
 
 

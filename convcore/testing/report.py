@@ -161,13 +161,18 @@ def document(verdicts: list[Verdict]) -> dict[str, Any]:
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "kit": {"version": convcore.__version__, "digest": digest("convcore")},
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "platform": platform.platform(),
-            **{name: metadata.version(name) for name in ("pytest", "hypothesis")},
-        },
+        "versions": _versions(),
         "backends": [verdict.to_json() for verdict in verdicts],
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what a verdict rests on."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        **{name: metadata.version(name) for name in ("pytest", "hypothesis")},
     }
 
 
@@ -178,7 +183,7 @@ def write(path: Path, verdicts: list[Verdict]) -> None:
 
 
 def table(entry: dict[str, Any], width: int = 120, colour: bool = False) -> str:
-    """Draw one backend's entry as tables for people."""
+    """Draw one backend's entry of a report as tables for people."""
     from rich.console import Console
     from rich.table import Table
 
@@ -186,6 +191,8 @@ def table(entry: dict[str, Any], width: int = 120, colour: bool = False) -> str:
     style = {"passes": "green"}.get(entry["verdict"], "red")
     device = entry["device"]
     out.print(f"[bold]{entry['name']}[/] {entry['version']} on {device['name']} {device['driver']}".rstrip())
+    versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
+    out.print(f"files {entry['digest'][:16]}; convcore {convcore.__version__}, {versions}", markup=False)
     grid = Table(
         "capability", *ALL_OPS, "worst error", title="passed / refused and verified / failed", title_justify="left"
     )

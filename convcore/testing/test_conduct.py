@@ -43,10 +43,14 @@ def test_deterministic(convcore_engine: Engine, op: Op) -> None:
 
 
 def test_number_of_threads(convcore_engine: Engine) -> None:
-    """The bits do not depend on how many threads there are."""
-    found = {threads: processes.run(processes.digests, convcore_engine.asked_as, threads=threads) for threads in (1, 3)}
-    for one, three in zip(found[1], found[3], strict=True):
-        assert one == three, f"not deterministic: other bits with 3 threads than with 1: {one.split()[0]}"
+    """The bits do not depend on how many threads there are, unless the spec has an exception for that."""
+    one, three = (processes.run(processes.digests, convcore_engine.asked_as, threads=threads) for threads in (1, 3))
+    if one == three:
+        return
+    different = {digest.split()[0] for digest, other in zip(one, three, strict=True) if digest != other}
+    exception = conduct_exception(convcore_engine.spec, "threads")
+    assert exception, f"not deterministic: other bits with 3 threads than with 1, in {', '.join(sorted(different))}"
+    record.current().exceptions[exception] += 1
 
 
 def test_many_threads(convcore_engine: Engine, convcore_profile: str) -> None:
@@ -153,7 +157,9 @@ def test_fork(convcore_engine: Engine) -> None:
     assert not refused, f"refuses to work after fork(), which is no exception of its spec: {refused}"
     assert child, f"does not survive fork(): a forked child gave no answer, {found['ended']}"
     assert "error" not in child, f"does not survive fork(): {child['error']}"
-    assert child["digests"] == found["before"], "does not survive fork(): a forked child computes something else"
+    assert _same(convcore_engine, child["digests"], found["before"]), (
+        "does not survive fork(): a forked child computes something else"
+    )
 
 
 @pytest.mark.parametrize("used_before", [False, True], ids=["default-method", "spawn-after-use"])
@@ -161,4 +167,9 @@ def test_process_pool(convcore_engine: Engine, used_before: bool) -> None:
     """The workers of a process pool compute what one process computes."""
     found = processes.run(processes.pooled, convcore_engine.asked_as, used_before)
     for worker in found["workers"]:
-        assert worker == found["here"], "a worker of a process pool computes something else"
+        assert _same(convcore_engine, worker, found["here"]), "a worker of a process pool computes something else"
+
+
+def _same(engine: Engine, digests: list[str], others: list[str]) -> bool:
+    """Whether two processes, which may have different numbers of threads, have found what they should."""
+    return digests == others or bool(conduct_exception(engine.spec, "threads"))
