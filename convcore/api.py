@@ -530,7 +530,6 @@ def set_backend(backend: Any) -> None:
         If the name cannot be used; nothing has changed then.
     """
     config.set_process(None if backend is None else _checked(backend, "set_backend()"))
-    select.cache.by_call.clear()
 
 
 def get_backend() -> str:

@@ -80,7 +80,7 @@ def call_key(fn: str, operands: Operands, geometry: tuple[Any, ...], extra: tupl
             None if second is None else (second.__class__, second.shape, second.dtype),
             None if bias is None else (bias.__class__, bias.shape, bias.dtype),
             marshal.dumps((geometry, extra, backend), 2),
-            config.scope.get(),
+            config.scope.get() or config.process,
             os.environ.get(config.VARIABLE),
         )
     except (AttributeError, ValueError):
@@ -92,12 +92,14 @@ def first_plan(
 ) -> tuple[Plan, Operands]:
     """Check every argument, make the plan, and remember it for the next identical call."""
     function = FUNCTIONS[fn]
+    # By what the key says: meanwhile another thread may have called set_backend().
+    setting = config.current(backend) if key is None else config.resolve(backend, *key[-2:])
     arrays = [
         None if value is None and name in _DEFAULTS else normalise.as_array(fn, name, value)
         for name, value in zip(function.arrays, operands, strict=False)
     ]
     sizes = [_describe(fn, name, array) for name, array in zip(function.arrays, arrays, strict=True)]
-    plan = select.make_plan(function.describe(fn, *sizes, *extra, Geometry(*geometry)), config.current(backend))
+    plan = select.make_plan(function.describe(fn, *sizes, *extra, Geometry(*geometry)), setting)
     arrays += [None] * (len(operands) - len(arrays))
     # Arguments that had to be converted must be converted, and checked, every time.
     if key is not None and all(array is value for array, value in zip(arrays, operands, strict=True)):

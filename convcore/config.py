@@ -2,14 +2,17 @@
 
 Precedence: call argument > ``use()`` > ``set_backend()`` > ``CONVCORE_BACKEND`` > project file
 (``convcore.toml``, or ``[tool.convcore]`` in ``pyproject.toml``, in the working directory or
-nearest above it) > user file > built-in order.  The files are read once for a process.
+nearest above it) > user file > built-in order.  The files are read once for a process, and an
+error in one names its line.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -24,6 +27,8 @@ from convcore.registry import BUILTIN_ORDER
 VARIABLE = "CONVCORE_BACKEND"
 AUTO = "auto"
 _KEYS = ("backend",)
+#: The files of a project in the order of their rank, and where in each the table of convcore is.
+_PROJECT_FILES = {"convcore.toml": (), "pyproject.toml": ("tool", "convcore")}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -37,7 +42,7 @@ class Setting:
         One name: that backend runs or raises.  Several: the first that accepts runs.
         ("auto",): every installed backend is a candidate.
     source : str
-        In words, for messages: "call argument", "CONVCORE_BACKEND", the path of a file, …
+        In words, for messages: "call argument", "CONVCORE_BACKEND", a file and its line, …
     """
 
     names: tuple[str, ...]
@@ -51,7 +56,8 @@ BUILTIN = Setting(BUILTIN_ORDER, "built-in order")
 
 #: The innermost ``with use(...)`` of this thread or task.
 scope: ContextVar[Setting | None] = ContextVar("convcore_backend", default=None)
-_process: Setting | None = None
+#: What ``set_backend()`` chose.
+process: Setting | None = None
 
 
 def parse(value: Any, source: str) -> Setting:
@@ -83,20 +89,24 @@ def parse_bool(name: str, text: str) -> bool:
 
 def current(argument: Any = None) -> Setting:
     """Return the setting that applies here and now, asking the sources in their order."""
+    return resolve(argument, scope.get() or process, os.environ.get(VARIABLE))
+
+
+def resolve(argument: Any, chosen: Setting | None, variable: str | None) -> Setting:
+    """Return the setting by a call's argument, what ``use()`` or ``set_backend()`` chose, and the variable's text."""
     if argument is not None:
         return parse(argument, "call argument")
-    setting = scope.get() or _process
-    if setting is not None:
-        return setting
-    if text := os.environ.get(VARIABLE):
-        return parse(text, VARIABLE)
+    if chosen is not None:
+        return chosen
+    if variable:
+        return parse(variable, VARIABLE)
     return from_files() or BUILTIN
 
 
 def set_process(setting: Setting | None) -> None:
     """Make a setting the process's; None takes it back."""
-    global _process
-    _process = setting
+    global process
+    process = setting
 
 
 def reload() -> None:
@@ -107,43 +117,109 @@ def reload() -> None:
 @functools.cache
 def from_files() -> Setting | None:
     """Return the setting of the project file, else of the user file, else None."""
-    for path, table in _tables():
-        for key in table:
+    for file in _files():
+        for key in file.table:
             if key not in _KEYS:
-                raise ConfigError(f"{path}: unknown key {key!r}{did_you_mean(key, _KEYS)}; known: {', '.join(_KEYS)}")
-        if "backend" in table:
-            return parse(table["backend"], str(path))
+                hint = did_you_mean(key, _KEYS)
+                raise ConfigError(f"{file.line_of(key)}: unknown key {key!r}{hint}; known: {', '.join(_KEYS)}")
+        if "backend" in file.table:
+            return parse(file.table["backend"], file.line_of("backend"))
     return None
 
 
-def _tables() -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the tables that speak of convcore, nearest first: one project file, then the user's."""
-    here = Path.cwd()
-    project = (found for folder in (here, *here.parents) for found in _project_tables(folder))
-    for first in project:
-        yield first
-        break
+@dataclass(frozen=True)
+class _File:
+    """A configuration file, and the table in it that speaks of convcore: at ``place``, a path of keys."""
+
+    path: Path
+    text: str
+    place: tuple[str, ...]
+    table: dict[str, Any]
+
+    def line_of(self, key: str) -> str:
+        """Say where a key of the table stands."""
+        return f"{self.path}{_line_of((*self.place, key), self.text)}"
+
+
+def _files() -> Iterator[_File]:
+    """Yield the files that speak of convcore, nearest first: one of the project, then the user's."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # the working directory is deleted: it is in no project
+        folders: tuple[Path, ...] = ()
+    else:
+        folders = (here, *here.parents)
+    own = ((folder / name, place) for folder in folders for name, place in _PROJECT_FILES.items())
+    yield from itertools.islice(filter(None, itertools.starmap(_read, own)), 1)
     import platformdirs
 
-    user = Path(platformdirs.user_config_dir("convcore")) / "config.toml"
-    if user.is_file():
-        yield user, _read(user)
+    user = _read(Path(platformdirs.user_config_dir("convcore")) / "config.toml")
+    if user is not None:
+        yield user
 
 
-def _project_tables(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    own, shared = folder / "convcore.toml", folder / "pyproject.toml"
-    if own.is_file():
-        yield own, _read(own)
-    if shared.is_file():
-        table = _read(shared).get("tool", {}).get("convcore")
-        if table is not None:
-            yield shared, table
-
-
-def _read(path: Path) -> dict[str, Any]:
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+def _read(path: Path, place: tuple[str, ...] = ()) -> _File | None:
+    """Read a file; None if it does not exist or says nothing of convcore."""
+    if not os.path.isfile(path):
+        return None
     try:
-        table: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # a TOMLDecodeError or UnicodeDecodeError is a ValueError
-        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+        table: Any = _parse(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}, line {line}: is not UTF-8: {error.reason}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}, line {_line_of_error(text, error)}: is not TOML: {error}") from None
+    for depth, key in enumerate(place):
+        table = table.get(key)
+        if table is None:
+            return None
+        if not isinstance(table, dict):
+            where = _line_of(place[: depth + 1], text)
+            raise ConfigError(f"{path}{where}: `{'.'.join(place[: depth + 1])}` must be a table, got {table!r}")
+    return _File(path, text, place, table)
+
+
+def _parse(text: str) -> dict[str, Any]:
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    table: dict[str, Any] = toml.loads(text)
     return table
+
+
+def _line_of(keys: tuple[str, ...], text: str) -> str:
+    """Return ", line 3" where a path of keys gets its value: up to there the text is TOML that lacks it."""
+    lines = text.split("\n")
+    for number in range(len(lines), 0, -1):
+        mentioned = keys[-1] in lines[number - 1] or "\\" in lines[number - 1]
+        if mentioned and _lacks("\n".join(lines[: number - 1]), keys):
+            return f", line {number}"
+    return ""
+
+
+def _lacks(text: str, keys: tuple[str, ...]) -> bool:
+    try:
+        table: Any = _parse(text + "\n")
+    except ValueError:  # the text ends within a value
+        return False
+    for key in keys:
+        if not isinstance(table, dict) or key not in table:
+            return True
+        table = table[key]
+    return False
+
+
+def _line_of_error(text: str, error: Exception) -> int:
+    """Return the line of an error in TOML: as it says, or the first up to which the text has that error."""
+    if said := re.search(r"at line (\d+)", str(error)):
+        return int(said[1])
+    lines = text.rstrip("\n").split("\n")
+    for number in range(1, len(lines)):
+        try:
+            _parse("\n".join(lines[:number]) + "\n")
+        except (ValueError, RecursionError) as found:
+            if str(found) == str(error):
+                return number
+    return len(lines)

@@ -13,7 +13,15 @@ class UnknownBackend(ConvcoreError, LookupError):
 
 
 class BrokenBackend(ConvcoreError, ImportError):
-    """A plugin is installed but cannot be used; ``__cause__`` keeps the original exception."""
+    """A plugin is installed but cannot be used; ``__cause__`` keeps the original exception.
+
+    Attributes
+    ----------
+    distribution : str
+        What pip calls the plugin, where that is known.
+    """
+
+    distribution = ""
 
 
 class NoDevice(ConvcoreError, RuntimeError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +18,7 @@ from convcore.config import AUTO, Setting
 from convcore.errors import BrokenBackend, NoDevice, UnsupportedProblem
 from convcore.hookspecs import Event
 from convcore.problem import HOST_ARRAY, Problem
-from convcore.registry import BUILTIN_ORDER, registry
+from convcore.registry import BUILTIN_ORDER, fence, registry
 from convcore.spi import BackendSpec, Plan
 
 V = TypeVar("V")
@@ -29,8 +30,9 @@ class BoundedCache(dict[Any, V], Generic[V]):
     limit = 1024
 
     def __setitem__(self, key: Any, value: V) -> None:
-        if len(self) >= self.limit:
-            self.pop(next(iter(self)), None)
+        while len(self) >= self.limit:
+            with suppress(RuntimeError):  # another thread has just written; a lock would not survive a fork
+                self.pop(next(iter(self), None), None)
         super().__setitem__(key, value)
 
 
@@ -140,11 +142,7 @@ def select(problem: Problem, setting: Setting) -> Selection:
     accepting = [c.name for c in candidates if not c.reason]
     chosen = accepting[0] if accepting else None
     if consult and len(accepting) > 1:
-        chosen = registry().manager.hook.convcore_select(problem=problem, candidates=accepting) or chosen
-        if chosen not in accepting:
-            raise UnsupportedProblem(
-                f"a plugin's convcore_select chose {chosen!r}, which is none of {', '.join(accepting)}"
-            )
+        chosen = registry().choose(problem, accepting) or chosen
     return Selection(problem, setting, tuple(candidates), chosen)
 
 
@@ -173,16 +171,19 @@ def consider(name: str, problem: Problem, setting: Setting) -> Candidate:
         if reason:
             return Candidate(name, reason)
         known.devices(name)
+        with fence(f"backend {name!r} cannot say whether it supports this problem"):
+            answer = known.backend(name).supports(problem)
     except NoDevice as error:
         return Candidate(name, str(error), no_device=True)
     except BrokenBackend as error:
         if _names_backends(setting):
             raise
         return Candidate(name, str(error))
-    answer = known.backend(name).supports(problem)
     if answer is True:
         return Candidate(name, "")
-    return Candidate(name, answer if isinstance(answer, str) and answer else "it gives no reason")
+    if not isinstance(answer, str) or not answer:
+        answer = f"supports() must return True or a reason in words, got {answer!r}"
+    return Candidate(name, answer)
 
 
 def outside(spec: BackendSpec, problem: Problem) -> str:
@@ -221,6 +222,8 @@ def plan_for(name: str, problem: Problem) -> Plan:
     plan = cache.by_problem.get(key)
     if plan is None:
         plan = registry().backend(name).plan(problem)
+        if not isinstance(plan, Plan):
+            raise BrokenBackend(f"backend {name!r} is broken: plan() must return a Plan, got {type(plan).__name__}")
         plan.backend = name
         if registry().observed:
             plan = ObservedPlan(plan)
@@ -272,7 +275,7 @@ class ObservedPlan(Plan):
         start = time.perf_counter()
         result = self.plan(first, second, bias, out)
         event = Event(self.backend, self.algorithm, self.problem, time.perf_counter() - start)
-        registry().manager.hook.convcore_observe(event=event)
+        registry().tell(event)
         return result
 
 

@@ -86,7 +86,11 @@ def test_seed_makes_the_same_weights():
     assert not layers[0].bias.data().any()
 
 
-@pytest.mark.parametrize("initializer", ["ones", 1, np.ones((4, 2, 3, 3)), lambda rng, shape: np.ones(shape)], ids=repr)
+@pytest.mark.parametrize(
+    "initializer",
+    ["ones", 1, np.ones((4, 2, 3, 3)), lambda rng, shape: np.ones(shape)],
+    ids=["name", "number", "array", "function"],
+)
 def test_initializers(initializer):
     layer = convcore.Conv2D(4, 3, in_channels=2, weight_initializer=initializer)
     assert (layer.weight.data() == 1).all()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import platform
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import convcore
-from convcore import config
 from convcore.cli import conformance, images, plugins
+from convcore.cli.doctor import STATE_STYLES, doctor
 from convcore.problem import BOUNDARIES
 from convcore.registry import registry
 from convcore.testing import verdicts
@@ -29,8 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
-
-_STATE_STYLES = {"ready": "green", "no device": "yellow", "broken": "red"}
 
 BackendOption = Annotated[str | None, typer.Option(help='"cpu", "opencl:1", a list such as "cpu,numpy", or "auto".')]
 KernelOption = Annotated[
@@ -64,30 +61,13 @@ def backends(as_json: JsonOption = False) -> None:
     table = Table("name", "version", "state", "devices", "dtypes", "conformance", "why not")
     for info in found:
         devices = "\n".join(f"{device.index}: {device.name}" for device in info.devices)
-        state = f"[{_STATE_STYLES[info.state]}]{info.state}[/]"
-        verdict = escape(latest[info.name])
-        table.add_row(
-            info.name, info.version, state, escape(devices), _short(info.dtypes), verdict, escape(info.reason)
-        )
+        state = f"[{STATE_STYLES[info.state]}]{info.state}[/]"
+        name, verdict = escape(info.name), escape(latest[info.name])
+        table.add_row(name, info.version, state, escape(devices), _short(info.dtypes), verdict, escape(info.reason))
     console.print(table)
 
 
-@app.command()
-def doctor() -> None:
-    """Say, for each backend, what to install or fix; exit with status 1 if any of them is not ready."""
-    setting = config.current()
-    console.print(f"Python {platform.python_version()}, NumPy {np.__version__}, convcore {convcore.__version__}")
-    console.print(f"backend setting: {setting} (from {setting.source})", highlight=False)
-    found = convcore.backends()
-    for info in found:
-        console.print(f"[{_STATE_STYLES[info.state]}]{info.name}: {info.state}[/]", highlight=False)
-        for device in info.devices:
-            console.print(f"  {device.index}: {escape(device.name)}", highlight=False)
-        if info.reason:
-            console.print(f"  why: {escape(info.reason)}", highlight=False, soft_wrap=True)
-            remedy = info.install_hint or f"reinstall or uninstall {info.distribution or info.name}"
-            console.print(f"  to do: {escape(remedy)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(any(info.state != "ready" for info in found))
+app.command()(doctor)
 
 
 @app.command("filter")

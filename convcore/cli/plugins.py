@@ -12,6 +12,9 @@ from typing import Any
 
 import typer
 
+from convcore.errors import BrokenBackend
+from convcore.registry import fence
+
 GROUP = "convcore.commands"
 
 
@@ -26,13 +29,13 @@ def add_commands(app: typer.Typer) -> None:
 
 def _load(point: EntryPoint) -> Callable[..., Any]:
     try:
-        return point.load()  # type: ignore[no-any-return]  # whatever it is, typer judges it
-    except Exception as error:
-        reason = f"the command {point.name!r} ({point.value}) cannot be imported: {type(error).__name__}: {error}"
-        cause = error
+        with fence(f"the command {point.name!r} ({point.value}) cannot be imported"):
+            return point.load()  # type: ignore[no-any-return]  # whatever it is, typer judges it
+    except BrokenBackend as error:
+        failure = error
 
     def broken() -> None:
-        raise ImportError(reason) from cause
+        raise failure
 
-    broken.__doc__ = f"Broken: {reason}."
+    broken.__doc__ = f"Broken: {failure}."
     return broken
