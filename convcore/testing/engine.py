@@ -67,8 +67,10 @@ class Engine:
         return plan
 
     def compute(self, problem: Problem, first: Array, second: Array | None, bias: Array | None) -> Array:
-        """Run a problem and return the result, unverified."""
-        return np.asarray(self.plan(problem)(first, second, bias))
+        """Run a problem and return the result, which a test of another kind than :meth:`verify` is to judge."""
+        result = np.asarray(self.plan(problem)(first, second, bias))
+        record.current().note(problem, "computed")
+        return result
 
     def refusal(self, problem: Problem) -> str:
         """Return why the backend refuses a problem, by its spec or by supports(); empty if it accepts."""

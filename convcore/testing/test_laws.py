@@ -31,9 +31,9 @@ class Value(NamedTuple):
 
 def value(engine: Engine, problem: Problem, first: Array, second: Array | None, bias: Array | None = None) -> Value:
     """Compute a problem."""
-    plan = engine.plan(problem)
     first, second = np.ascontiguousarray(first), None if second is None else np.ascontiguousarray(second)
-    return Value(plan(first, second, bias), Expectation(problem, first, second, bias).allowed(plan.algorithm))
+    result, algorithm = engine.compute(problem, first, second, bias), engine.plan(problem).algorithm
+    return Value(result, Expectation(problem, first, second, bias).allowed(algorithm))
 
 
 def assert_same(law: str, problem: Problem, left: Value, right: Value) -> None:
