@@ -1,10 +1,15 @@
 """The backend itself: PyTorch's convolution and its gradients."""
 
+import os
+
 import numpy as np
 import torch
 from torch.nn import functional, grad
 
 from convcore.spi import Backend, Plan
+
+# The threads of OpenMP do not survive a fork, and a child that needs them would wait for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class TorchBackend(Backend):
