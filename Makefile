@@ -69,10 +69,10 @@ test-neon: ## the NEON micro-kernels, compiled by aarch64-linux-gnu-gcc and run 
 bench-opencl: $(VENV)/.bench ## the OpenCL engine on its device, beside the CPU engine and CUDA; ARGS="--device NAME"
 	@$(BIN)/python bench/opencl.py $(ARGS)
 
-check-opencl: $(VENV)/.test ## the OpenCL kernels under oclgrind: no access out of bounds, no race
+check-opencl: $(VENV)/.test ## the OpenCL kernels under oclgrind: no access out of bounds, no race, nothing read that was never written
 	@command -v oclgrind > /dev/null || { echo 'check-opencl needs oclgrind; on Debian: apt-get install oclgrind' >&2; exit 2; }
 	@OCLGRIND_BUILD_OPTIONS=-cl-opt-disable PYOPENCL_CTX=Oclgrind \
-		oclgrind --data-races --log $(VENV)/oclgrind.log $(BIN)/python tests/check_opencl.py
+		oclgrind --data-races --uninitialized --log $(VENV)/oclgrind.log $(BIN)/python tests/check_opencl.py
 	@if [ -s $(VENV)/oclgrind.log ]; then cat $(VENV)/oclgrind.log; exit 1; fi
 
 clean: ## remove the environment and everything that was built

@@ -15,7 +15,7 @@ setup(
         "convcore_bench.peers",
     ],
     package_dir={
-        **{name: f"backends/{name}" for name in find_packages("backends")},
+        **{name: "backends/" + name.replace(".", "/") for name in find_packages("backends")},
         "convcore_bench": "bench",
     },
     ext_modules=cythonize(

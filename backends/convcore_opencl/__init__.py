@@ -1,8 +1,9 @@
 """The OpenCL backend of convcore: any device of any vendor, through PyOpenCL.
 
-    backend.py   what it can do, and why not        plans.py    which kernels, tiles and -D options: no data
+    backend.py   what it can do, and why not        plans/      which kernels, tiles and -D options: no data
     execute.py   runs a plan's launches on arrays   device.py   devices, contexts, queues, life after fork
-    program.py   builds and caches kernels          kernels/    the OpenCL C
+    program.py   builds and caches kernels          probe.py    what drivers do not say, tried in a child process
+    arrays.py    PyOpenCL arrays in and out         kernels/    the OpenCL C
 
 Nothing here imports pyopencl until a device is asked for.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from convcore.spi import HOST_ARRAY, BackendSpec, hookimpl
 
-_DTYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
+_DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 
 
 @hookimpl

@@ -10,8 +10,8 @@ import pyopencl.array as cla
 
 from convcore.spi import Problem
 from convcore_opencl import device as devices
-from convcore_opencl.execute import Operand, enqueue, follow, reporting_memory, stand_in
-from convcore_opencl.plans import EXTREMES, extremes
+from convcore_opencl.execute import Operand, enqueue, prepare, reporting_memory, stand_in
+from convcore_opencl.plans.direct import EXTREMES, extremes
 
 if TYPE_CHECKING:
     from convcore_opencl.execute import OpenCLPlan
@@ -48,7 +48,7 @@ def run_in_place(plan: OpenCLPlan, first: Any, second: Any, bias: Any, out: Any)
         if out.size:
             named = {"first": first, "second": second, "bias": bias, "out": out}
             operands = {name: _operand(queue, array) for name, array in named.items()}
-            out.add_event(follow(plan.recipe, queue, operands, _events(*named.values())))
+            out.add_event(plan.follow(queue, operands, _events(*named.values())))
     return out
 
 
@@ -109,7 +109,9 @@ def _operand(queue: cl.CommandQueue, array: cla.Array | None) -> Operand:
 
 
 def _events(*arrays: cla.Array | None) -> list[cl.Event]:
-    return [event for array in arrays if array is not None for event in array.events]
+    """Return what must be over first; to wait for what is over already takes PoCL as long as a small kernel."""
+    events = (event for array in arrays if array is not None for event in array.events)
+    return [event for event in events if event.command_execution_status != cl.command_execution_status.COMPLETE]
 
 
 def _check_overflow(
@@ -137,6 +139,7 @@ def _magnitude(queue: cl.CommandQueue, array: cla.Array) -> int:
     found = np.empty((EXTREMES, 2), np.int64)
     result = cl.Buffer(queue.context, cl.mem_flags.WRITE_ONLY, found.nbytes)
     operands = {"first": _operand(queue, array), "out": Operand(result)}
-    event = enqueue(extremes(array.dtype, array.size), queue, operands, _events(array))
+    launches = [extremes(array.dtype, array.size)]
+    event = enqueue(prepare(launches, queue), launches, queue, operands, _events(array))
     cl.enqueue_copy(queue, found, result, wait_for=[event])
     return max(int(found.max()), -int(found.min()))

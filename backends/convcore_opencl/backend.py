@@ -31,7 +31,7 @@ class OpenCLBackend(Backend):
         """Return True, or which limit of the device or of the kernels stands against the problem."""
         from convcore_opencl import device as devices
 
-        return plans.refusal(problem, devices.traits(devices.choose(self.device))) or True
+        return plans.refusal(problem, devices.traits(devices.choose(self.device), problem)) or True
 
     def plan(self, problem: Problem) -> Plan:
         """Choose family, tile and workspace; nothing is compiled before the plan is called."""
@@ -39,26 +39,31 @@ class OpenCLBackend(Backend):
         from convcore_opencl.execute import OpenCLPlan
 
         device = devices.choose(self.device)
-        return OpenCLPlan(problem, plans.recipe(problem, devices.traits(device)), device)
+        return OpenCLPlan(problem, plans.recipe(problem, devices.traits(device, problem)), device)
 
     def to_device(self, array: np.ndarray[Any, Any]) -> Any:
-        """Copy a NumPy array to the device, as a ``pyopencl.array.Array`` in the device's own queue."""
+        """Copy a NumPy array to the device, as a ``pyopencl.array.Array`` in the device's own queue.
+
+        Its memory is from a pool, as is that of results: as pyopencl's documentation of memory pools has it, keep an
+        array that you use in another queue until that is finished.
+        """
         import pyopencl.array as cla
 
-        return cla.to_device(self._queue(), np.ascontiguousarray(array))
+        runtime = self._runtime()
+        return cla.to_device(runtime.queue, np.ascontiguousarray(array), allocator=runtime.pool)
 
     def from_device(self, array: Any) -> np.ndarray[Any, Any]:
         """Copy a ``pyopencl.array.Array`` to a NumPy array, when all that writes it is done."""
-        return np.asarray(array.get(queue=array.queue or self._queue()))
+        return np.asarray(array.get(queue=array.queue or self._runtime().queue))
 
     def synchronize(self) -> None:
         """Wait until the device's own queue is empty."""
-        self._queue().finish()
+        self._runtime().queue.finish()
 
-    def _queue(self) -> Any:
+    def _runtime(self) -> Any:
         from convcore_opencl import device as devices
 
-        return devices.runtime(devices.choose(self.device)).queue
+        return devices.runtime(devices.choose(self.device))
 
 
 def describe(index: int, device: Any) -> Device:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
+import numpy as np
 import pyopencl as cl
+from pyopencl.tools import ImmediateAllocator, MemoryPool
 
-from convcore.spi import NoDevice
+from convcore.spi import NoDevice, Problem
+from convcore_opencl import probe
 from convcore_opencl.plans import Traits
 
 DEVICE_VARIABLE = "CONVCORE_OPENCL_DEVICE"
@@ -24,11 +28,16 @@ _PREFERENCE = tuple(_KINDS.values())
 
 @dataclass(frozen=True)
 class Runtime:
-    """What it takes to run something on one device: made once per process, shared by its threads."""
+    """What it takes to run something on one device: made once per process, shared by its threads.
+
+    ``pool`` keeps memory that was given back, because fresh pages cost more than many a layer.  What is given back may
+    be used again before commands that use it are over, which is right in the one queue, where commands are in order.
+    """
 
     device: cl.Device
     context: cl.Context
     queue: cl.CommandQueue
+    pool: MemoryPool
 
 
 @dataclass
@@ -59,14 +68,35 @@ def kind(device: cl.Device) -> str:
     return next((name for flag, name in _KINDS.items() if device.type & flag), "accelerator")
 
 
-def traits(device: cl.Device) -> Traits:
-    """Return what choosing needs to know of a device."""
+def traits(device: cl.Device, problem: Problem) -> Traits:
+    """Return what choosing needs to know of a device for a problem; probes only for what matters to it."""
+    found = described(device)
+    if device.native_vector_width_float >= 16 and _works(device, "wide vectors"):
+        found = replace(found, vector_bytes=64)
+    if problem.result_dtype == np.float16:
+        found = replace(found, float16=_works(device, "float16"))
+    if problem.accuracy == "fast" and "nvidia" in device.vendor.lower() and _works(device, "tensor cores"):
+        found = replace(found, tensor_cores="nvidia")
+    return found
+
+
+@lru_cache
+def _works(device: cl.Device, word: str) -> bool:
+    return probe.works(device, all_devices().index(device), word)
+
+
+@lru_cache
+def described(device: cl.Device) -> Traits:
+    """Return what a device says of itself."""
     return Traits(
         device.name.strip(),
         kind(device),
         "cl_khr_fp64" in device.extensions.split(),
         device.global_mem_size,
         device.max_mem_alloc_size,
+        device.max_compute_units,
+        local_memory=device.local_mem_size,
+        largest_group=device.max_work_group_size,
     )
 
 
@@ -173,5 +203,12 @@ def runtime(device: cl.Device) -> Runtime:
     with process.lock:
         if device not in process.runtimes:
             context = cl.Context([device])
-            process.runtimes[device] = Runtime(device, context, cl.CommandQueue(context))
+            queue = cl.CommandQueue(context)
+            process.runtimes[device] = Runtime(device, context, queue, MemoryPool(ImmediateAllocator(queue)))
         return process.runtimes[device]
+
+
+def runtime_of(queue: cl.CommandQueue) -> Runtime | None:
+    """Return the runtime whose own queue this is, None for a queue of somebody else."""
+    runtime = _process.runtimes.get(queue.device)
+    return runtime if runtime is not None and runtime.queue == queue else None

@@ -31,6 +31,7 @@ class OpenCLPlan(Plan):
         self.workspace_bytes = recipe.workspace_bytes
         self.notes = "; ".join(note for note in (recipe.notes, f"on {device.name.strip()}") if note)
         self.recipe, self.device = recipe, device
+        self._kernels: dict[Any, list[program.PreparedKernel]] = {}
 
     def __call__(self, first: Any, second: Any = None, bias: Any = None, out: Any = None) -> Any:
         """Check the arrays, compute, and return the result as an array of their type.
@@ -59,9 +60,21 @@ class OpenCLPlan(Plan):
         with reporting_memory(runtime.queue, self.problem):
             arrays = {"first": first, "second": second, "bias": bias}
             operands = {name: Operand(_upload(runtime, array)) for name, array in arrays.items()}
-            operands["out"] = Operand(cl.Buffer(runtime.context, cl.mem_flags.READ_WRITE, out.nbytes))
-            follow(self.recipe, runtime.queue, operands)
+            operands["out"] = Operand(allocate(runtime.queue, out.nbytes))
+            self.follow(runtime.queue, operands)
             cl.enqueue_copy(runtime.queue, out, operands["out"].buffer)
+
+    def follow(
+        self, queue: cl.CommandQueue, operands: Mapping[str, Operand], wait_for: Sequence[cl.Event] = ()
+    ) -> cl.Event:
+        """Enqueue the launches of the recipe; return the last one's event."""
+        key = queue.context, queue.device
+        if key not in self._kernels:
+            self._kernels[key] = prepare(self.recipe.launches, queue)
+        scratch = {name: Operand(allocate(queue, size)) for name, size in self.recipe.workspace.items()}
+        return enqueue(
+            self._kernels[key], self.recipe.launches, queue, {**operands, **scratch, "nothing": Operand(None)}, wait_for
+        )
 
 
 def _upload(runtime: devices.Runtime, array: np.ndarray[Any, Any] | None) -> cl.Buffer | None:
@@ -73,40 +86,40 @@ def _upload(runtime: devices.Runtime, array: np.ndarray[Any, Any] | None) -> cl.
     return cl.Buffer(runtime.context, cl.mem_flags.READ_ONLY | share, hostbuf=array)
 
 
+def allocate(queue: cl.CommandQueue, size: int) -> cl.MemoryObjectHolder:
+    """Return memory that commands of one queue use: from the pool of the device's own, else a new buffer."""
+    runtime = devices.runtime_of(queue)
+    return cl.Buffer(queue.context, cl.mem_flags.READ_WRITE, size) if runtime is None else runtime.pool.allocate(size)
+
+
 def stand_in(context: cl.Context) -> cl.Buffer:
     """Return a buffer to pass for an empty array; OpenCL has no empty ones, and kernels do not read it."""
     return cl.Buffer(context, cl.mem_flags.READ_WRITE, 1)
 
 
-def follow(
-    recipe: Recipe, queue: cl.CommandQueue, operands: Mapping[str, Operand], wait_for: Sequence[cl.Event] = ()
-) -> cl.Event:
-    """Enqueue the launches of a recipe, each after the one before; return the last one's event."""
-    scratch = {
-        name: Operand(cl.Buffer(queue.context, cl.mem_flags.READ_WRITE, size))
-        for name, size in recipe.workspace.items()
-    }
-    operands = {**operands, **scratch}
-    for launch in recipe.launches:
-        event = enqueue(launch, queue, operands, wait_for)
-        wait_for = [event]
-    return event
+def prepare(launches: Sequence[Launch], queue: cl.CommandQueue) -> list[program.PreparedKernel]:
+    """Return a kernel for each launch, with all but its buffers set."""
+    return [_prepared(launch, queue) for launch in launches]
+
+
+def _prepared(launch: Launch, queue: cl.CommandQueue) -> program.PreparedKernel:
+    built = program.programs.program(queue, launch.file, launch.options)
+    arguments = [np.array(value, np.int32) if isinstance(value, tuple) else value for value in launch.arguments]
+    return program.PreparedKernel(cl.Kernel(built, launch.function), len(launch.buffers), arguments)
 
 
 def enqueue(
-    launch: Launch, queue: cl.CommandQueue, operands: Mapping[str, Operand], wait_for: Sequence[cl.Event] = ()
+    kernels: Sequence[program.PreparedKernel],
+    launches: Sequence[Launch],
+    queue: cl.CommandQueue,
+    operands: Mapping[str, Operand],
+    wait_for: Sequence[cl.Event] = (),
 ) -> cl.Event:
-    """Enqueue one launch; ``operands`` has the buffers it names."""
-    kernel = program.programs.kernel(queue, launch.file, launch.options, launch.function)
-    return kernel.launch(queue, launch.sizes, list(_arguments(launch, operands)), wait_for)
-
-
-def _arguments(launch: Launch, operands: Mapping[str, Operand]) -> Iterator[Any]:
-    for name in launch.buffers:
-        yield operands[name].buffer
-        yield np.int64(operands[name].start)
-    for value in launch.arguments:
-        yield np.array(value, np.int32) if isinstance(value, tuple) else value
+    """Enqueue launches, each after the one before; ``operands`` has the buffers they name.  Return the last's event."""
+    for kernel, launch in zip(kernels, launches, strict=True):
+        event = kernel.launch(queue, launch.sizes, [operands[name] for name in launch.buffers], wait_for)
+        wait_for = [event]
+    return event
 
 
 @contextmanager
@@ -119,6 +132,9 @@ def reporting_memory(queue: cl.CommandQueue, problem: Problem) -> Iterator[None]
         yield
     except cl.MemoryError as error:
         queue.finish()
+        runtime = devices.runtime_of(queue)
+        if runtime is not None:
+            runtime.pool.free_held()
         device = queue.device
         raise MemoryError(
             f"{device.name.strip()} has no room for {problem.op} on {problem.bytes} bytes of arrays "

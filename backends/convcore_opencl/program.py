@@ -1,6 +1,7 @@
 """Building kernels, once for each context and set of options, and launching them.
 
-A ``cl.Kernel`` holds its arguments, so setting them and enqueueing is one step under a lock.
+A ``cl.Kernel`` holds its arguments, so a plan has kernels of its own, in which only the buffers change from call to
+call: setting one argument costs microseconds, and a kernel has twenty.  That and enqueueing is one step under a lock.
 What this process has built is kept in memory, and on disk by those drivers that keep it.
 """
 
@@ -14,6 +15,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
+import numpy as np
 import pyopencl as cl
 
 from convcore.spi import KernelBuildError, Pair
@@ -25,30 +27,41 @@ BASE_OPTIONS = ("-cl-std=CL1.2", "-cl-mad-enable")
 _NO_CACHE: Any = False
 
 
-class SharedKernel:
-    """A kernel that several threads launch."""
+class PreparedKernel:
+    """A kernel of one's own with all but its buffers set; several threads launch it."""
 
-    def __init__(self, kernel: cl.Kernel) -> None:
+    def __init__(self, kernel: cl.Kernel, buffers: int, arguments: Sequence[Any]) -> None:
         self._kernel, self._lock = kernel, threading.Lock()
+        self._starts: list[int | None] = [None] * buffers
+        for index, value in enumerate(arguments, 2 * buffers):
+            kernel.set_arg(index, value)
 
     def launch(
-        self, queue: cl.CommandQueue, sizes: Pair, arguments: Sequence[Any], wait_for: Sequence[cl.Event]
+        self,
+        queue: cl.CommandQueue,
+        sizes: Pair,
+        operands: Sequence[tuple[cl.MemoryObjectHolder | None, int]],
+        wait_for: Sequence[cl.Event],
     ) -> cl.Event:
-        """Enqueue it over ``sizes``: work-items in all, and in a group."""
+        """Enqueue it over ``sizes``, work-items in all and in a group, with buffers and where in them they start."""
         with self._lock:
-            self._kernel.set_args(*arguments)
+            for index, (buffer, start) in enumerate(operands):
+                self._kernel.set_arg(2 * index, buffer)
+                if start != self._starts[index]:
+                    self._kernel.set_arg(2 * index + 1, np.int64(start))
+                    self._starts[index] = start
             return cl.enqueue_nd_range_kernel(queue, self._kernel, sizes[:1], sizes[1:], wait_for=list(wait_for))
 
 
 class Programs:
-    """The kernels built in this process, by context, file, options and function."""
+    """The programs built in this process, by context, device, file and options."""
 
     def __init__(self) -> None:
-        self._kernels: dict[tuple[Any, ...], SharedKernel] = {}
+        self._programs: dict[tuple[Any, ...], cl.Program] = {}
         self._building = threading.Lock()
 
-    def kernel(self, queue: cl.CommandQueue, file: str, options: tuple[str, ...], function: str) -> SharedKernel:
-        """Return a kernel for a queue's device, building it the first time.
+    def program(self, queue: cl.CommandQueue, file: str, options: tuple[str, ...]) -> cl.Program:
+        """Return a program for a queue's device, building it the first time.
 
         Raises
         ------
@@ -56,12 +69,11 @@ class Programs:
             If the device's compiler rejects it.
         """
         key = queue.context, queue.device, file, options
-        if (*key, function) not in self._kernels:
+        if key not in self._programs:
             with self._building:
-                if (*key, function) not in self._kernels:
-                    for kernel in build(queue.context, queue.device, file, options).all_kernels():
-                        self._kernels[(*key, kernel.function_name)] = SharedKernel(kernel)
-        return self._kernels[(*key, function)]
+                if key not in self._programs:
+                    self._programs[key] = build(queue.context, queue.device, file, options)
+        return self._programs[key]
 
 
 programs = Programs()
@@ -76,11 +88,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_anew)
 
 
+#: What some kernel files share.
+_IN_FRONT = {
+    "panel.cl": ("panel_tile.cl",),
+    "strip.cl": ("panel_tile.cl",),
+    "winograd.cl": ("winograd_lines.cl",),
+    "winograd_fused.cl": ("winograd_lines.cl",),
+}
+
+
 @lru_cache
 def source(file: str) -> str:
-    """Return the text of a kernel file, what is common to all of them in front."""
+    """Return the text of a kernel file, what is common to all of them and what it shares with some in front."""
     folder = resources.files(__package__) / "kernels"
-    return "\n".join((folder / name).read_text("utf-8") for name in ("common.cl", file))
+    return "\n".join((folder / name).read_text("utf-8") for name in ("common.cl", *_IN_FRONT.get(file, ()), file))
 
 
 def build(context: cl.Context, device: cl.Device, file: str, options: Sequence[str]) -> cl.Program:

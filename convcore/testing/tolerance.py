@@ -19,12 +19,20 @@ from convcore.problem import POOL_OPS, Problem
 from convcore.testing.oracle import Array, reference
 
 #: c, by algorithm.  One that sums the products of the formula, in whatever order, is held to that of
-#: "direct", three times the worst measured; an algorithm that transforms its operands has a row of its own.
-ERROR_CONSTANTS = {"direct": 2.0, "winograd": 5.0, "winograd2": 1.0, "winograd4": 5.0}
+#: "direct", three times the worst measured; an algorithm that transforms its operands has a row of its own, and one
+#: that rounds them to 11 bits, which only accuracy "fast" allows: 2**-11 of each factor, in units of float32's 2**-23.
+ERROR_CONSTANTS = {
+    "direct": 2.0,
+    "winograd": 5.0,
+    "winograd2": 1.0,
+    "winograd2_fused": 1.0,
+    "winograd4": 5.0,
+    "tensor_tile_tf32": 8194.0,
+}
 #: Results a Winograd tile has along an axis.  A transform mixes the pixels of a tile, so an element errs by the largest
 #: of them: magnitudes are those of the tile, Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd
 #: Convolution for Deep Neural Networks", section 4.
-TILES = {"winograd": 4, "winograd2": 2, "winograd4": 4}
+TILES = {"winograd": 4, "winograd2": 2, "winograd2_fused": 2, "winograd4": 4}
 
 #: Transforms in float64 mix all pixels of a tile: besides what is allowed to "direct", an element errs by so much of
 #: the largest pixel times the weight's sum of magnitudes.

@@ -15,6 +15,11 @@
 #pragma OPENCL EXTENSION cl_khr_fp64 : enable
 #endif
 
+/* PoCL 3.0 calls its builtins, these too, and keeps nothing in vector registers meanwhile. */
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define CLAMP(a, least, most) MIN(MAX(a, least), most)
+
 /* Position of pixel (h, w) of channel c of image n; size is (rows, columns). */
 long at(int n, int c, int h, int w, int channels, int2 size) {
 #if NHWC
@@ -36,15 +41,15 @@ int modulo(int i, int period) {
 /* The row (or column) that stands at position i of an axis: in [0, size), or -1 for the fill value. */
 int source(int i, int size) {
 #if BOUNDARY_EDGE
-    return clamp(i, 0, size - 1);
+    return CLAMP(i, 0, size - 1);
 #elif BOUNDARY_WRAP
     return modulo(i, size);
 #elif BOUNDARY_REFLECT
-    const int period = max(2 * size - 2, 1), forth = modulo(i, period);
-    return min(forth, period - forth);
+    const int period = MAX(2 * size - 2, 1), forth = modulo(i, period);
+    return MIN(forth, period - forth);
 #elif BOUNDARY_SYMMETRIC
     const int forth = modulo(i, 2 * size);
-    return min(forth, 2 * size - 1 - forth);
+    return MIN(forth, 2 * size - 1 - forth);
 #else
     return (i >= 0 && i < size) ? i : -1;
 #endif
@@ -53,11 +58,30 @@ int source(int i, int size) {
 #ifdef LANES
 #define CONCATENATE(a, b) a##b
 #define WIDE(type, lanes) CONCATENATE(type, lanes)
+#if LANES > 1
 typedef WIDE(RESULT, LANES) vector;
 /* What comparing vectors gives. */
 typedef WIDE(INDEX, LANES) indices;
+#else
+typedef RESULT vector;
+typedef INDEX indices;
+#endif
 /* A vector that may start at any element. */
 typedef vector loose __attribute__((aligned(sizeof(RESULT))));
+
+/* Whether a comparison of vectors holds anywhere. */
+bool any_of(indices compared) {
+    union {
+        indices all;
+        INDEX lane[LANES];
+    } each = {compared};
+    INDEX found = 0;
+    for (int lane = 0; lane < LANES; ++lane) found |= each.lane[lane];
+    return found != 0;
+}
+
+/* A function of vectors, because LLVM splits those of AVX-512 in two unless one is passed somewhere. */
+vector multiply_add(vector sum, vector a, vector b) { return sum + a * b; }
 
 /* first, first + 1, first + 2, ... */
 indices counted(int first) {
@@ -69,15 +93,28 @@ indices counted(int first) {
     return count.all;
 }
 
+#ifdef STRIDE_W
+/* The first of positions at, at + STRIDE_W, ... that is not before `bound`, as its number in [0, most]. */
+int reaching(int at, int bound, int most) { return CLAMP((bound - at + STRIDE_W - 1) / STRIDE_W, 0, most); }
+
 /* Copy STRIDE_W * pitch pixels of row h, whose first is at `line`, from column `left` on, sorted by their phase in
-   the stride: staged[STRIDE_W][pitch].  `inside` says that all columns are; h is -1 for a row of the fill value. */
-void stage(private RESULT *staged, int pitch, global const RESULT *line, int column_step, int left, int h, bool inside,
-           int size, RESULT fill) {
-    for (int phase = 0; phase < STRIDE_W; ++phase, staged += pitch)
-        for (int column = 0; column < pitch; ++column) {
-            const int position = left + phase + column * STRIDE_W;
-            const int w = h < 0 ? -1 : inside ? position : source(position, size);
+   the stride: staged[STRIDE_W][pitch].  h is -1 for a row of the fill value. */
+void stage(private RESULT *staged, int pitch, global const RESULT *line, int column_step, int left, int h, int size,
+           RESULT fill) {
+    for (int phase = 0; phase < STRIDE_W; ++phase, ++left, staged += pitch) {
+        const int from = h < 0 ? pitch : reaching(left, 0, pitch);
+        const int to = h < 0 ? pitch : MAX(reaching(left, size, pitch), from);
+        for (int column = 0; column < from; ++column) {
+            const int w = h < 0 ? -1 : source(left + column * STRIDE_W, size);
             staged[column] = w < 0 ? fill : line[(long)w * column_step];
         }
+        for (int column = from; column < to; ++column)
+            staged[column] = line[((long)left + column * STRIDE_W) * column_step];
+        for (int column = to; column < pitch; ++column) {
+            const int w = h < 0 ? -1 : source(left + column * STRIDE_W, size);
+            staged[column] = w < 0 ? fill : line[(long)w * column_step];
+        }
+    }
 }
+#endif
 #endif

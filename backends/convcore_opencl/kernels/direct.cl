@@ -150,7 +150,7 @@ kernel void grad_weight(global const FIRST *x, long x0, global const SECOND *g, 
     const int c = k / (out_channels / groups) * per_group + channel_pair % per_group;
 
     RESULT sum = 0;
-    for (long row = chunk * rows; row < min((chunk + 1) * rows, all_rows); ++row) {
+    for (long row = chunk * rows; row < MIN((chunk + 1) * rows, all_rows); ++row) {
         const int p = row % result.x, n = row / result.x;
         const int h = source(p * stride.x + r * dilation.x - before.x, image.x);
         for (int q = 0; q < result.y; ++q) {

@@ -11,9 +11,7 @@
  * Operands
  *   in      (N, channels, image.x, image.y)       in the layout of at()
  *   out     (N, out_channels, result.x, result.y) in the layout of at(); written at the `grid` points only
- *   weight  (out_channels, channels / groups, taps of the whole weight) in row-major order, any steps
- *   packed  [groups][blocks][depth][TAPS_H][TAPS_W][LANES], where a block is LANES output channels of a
- *           group, the last one filled up with zeros; index(b, c, r, s) = ((b * depth + c) * TAPS_H + r) * TAPS_W + s
+ *   packed  [groups][blocks][depth][TAPS_H][TAPS_W][LANES], pack.cl's copy of the weight with BLOCK = LANES
  *   bias    one value per output channel, or NULL
  *   The number after a buffer is where its first element is.
  *
@@ -43,21 +41,6 @@
 /* Pixels of a row that a tile reads. */
 #define SPAN ((PIXELS - 1) * STRIDE_W + (TAPS_W - 1) * DILATION_W + 1)
 
-kernel void pack(global const RESULT *weight, long weight0, global RESULT *packed, long packed0, long items,
-                 int out_per_group, int depth, int2 taps, long group_step, long out_step, long depth_step,
-                 int2 first_tap, int2 tap_step) {
-    const long item = get_global_id(0);
-    if (item >= items) return;
-    const int s = item % TAPS_W, r = item / TAPS_W % TAPS_H;
-    const long block_channel = item / (TAPS_W * TAPS_H);
-    const int c = block_channel % depth, blocks = (out_per_group + LANES - 1) / LANES;
-    const int group = block_channel / depth / blocks, k = block_channel / depth % blocks * LANES;
-    const long tap = (long)(first_tap.x + r * tap_step.x) * taps.y + first_tap.y + s * tap_step.y;
-    weight += weight0 + group * group_step + k * out_step + c * depth_step + tap;
-    packed += packed0 + item * LANES;
-    for (int lane = 0; lane < LANES; ++lane) packed[lane] = k + lane < out_per_group ? weight[lane * out_step] : 0;
-}
-
 kernel void correlate(global const RESULT *in, long in0, global const vector *packed, long packed0,
                       global const RESULT *bias, long bias0, global RESULT *out, long out0, int channels, int2 image,
                       int out_channels, int2 result, int groups, int depth, int2 before, int2 grid, int2 step,
@@ -80,7 +63,7 @@ kernel void correlate(global const RESULT *in, long in0, global const vector *pa
     /* 0 * w is 0 unless w is infinite or NaN. */
     vector zero = 0;
     for (int tap = 0; tap < depth * TAPS_H * TAPS_W && !inside; ++tap) zero += 0 * taps[tap];
-    const bool finite = !any(zero != 0);
+    const bool finite = !any_of(zero != 0);
 #endif
     vector sums[PIXELS];
 #pragma unroll
@@ -99,7 +82,8 @@ kernel void correlate(global const RESULT *in, long in0, global const vector *pa
                     const vector tap = taps[s];
 #pragma unroll
                     for (int pixel = 0; pixel < PIXELS; ++pixel)
-                        sums[pixel] += row[(pixel * STRIDE_W + s * DILATION_W) * column_step] * tap;
+                        sums[pixel] =
+                            multiply_add(sums[pixel], tap, row[(pixel * STRIDE_W + s * DILATION_W) * column_step]);
                 }
                 continue;
             }

@@ -64,7 +64,6 @@ kernel void correlate(global const RESULT *in, long in0, global const RESULT *we
     const int k = image_channel % out_channels, n = image_channel / out_channels;
     const int per_group = out_channels / groups, group = k / per_group;
     const int top = i * STRIDE_H - before.x, left = j * STRIDE_W - before.y;
-    const bool inside = left >= 0 && left + STRIDE_W * PITCH <= image.y;
     weight += weight0 + group * group_step + k % per_group * out_step + (long)first_tap.x * taps.y + first_tap.y;
 
     RESULT staged[ROWS][STRIDE_W][PITCH];
@@ -77,8 +76,8 @@ kernel void correlate(global const RESULT *in, long in0, global const RESULT *we
     for (int c = 0; c < depth; ++c, weight += depth_step) {
         for (int row = 0; row < ROWS; ++row) {
             const int h = source(top + row, image.x);
-            global const RESULT *line = in + in0 + at(n, group * depth + c, max(h, 0), 0, channels, image);
-            stage(&staged[row][0][0], PITCH, line, COLUMN_STEP(channels), left, h, inside, image.y, fill);
+            global const RESULT *line = in + in0 + at(n, group * depth + c, MAX(h, 0), 0, channels, image);
+            stage(&staged[row][0][0], PITCH, line, COLUMN_STEP(channels), left, h, image.y, fill);
         }
 #if SKIP_OUTSIDE
         RESULT zero = 0;
@@ -105,7 +104,8 @@ kernel void correlate(global const RESULT *in, long in0, global const RESULT *we
 #pragma unroll
                 for (int row = 0; row < TILE_H; ++row)
 #pragma unroll
-                    for (int v = 0; v < VECTORS; ++v) sums[row][v] += PIXELS_UNDER(row, v, r, s) * tap;
+                    for (int v = 0; v < VECTORS; ++v)
+                        sums[row][v] = multiply_add(sums[row][v], PIXELS_UNDER(row, v, r, s), tap);
             }
     }
 

@@ -64,18 +64,17 @@ kernel void correlate(global const RESULT *x, long x0, global const RESULT *g, l
 #pragma unroll
         for (int s = 0; s < TILE_W; ++s) sums[r][s] = 0;
 
-    for (long row = chunk * rows; row < min((chunk + 1) * rows, all_rows); ++row)
+    for (long row = chunk * rows; row < MIN((chunk + 1) * rows, all_rows); ++row)
         for (int q = 0; q < result.y; q += OUTPUTS) {
             const int p = row % result.x, n = row / result.x;
             const int left = q * STRIDE_W + s0 * DILATION_W - before.y;
-            const bool inside = left >= 0 && left + STRIDE_W * PITCH <= image.y;
             for (int r = 0; r < TILE_H; ++r) {
                 const int h = source(p * STRIDE_H + (r0 + r) * DILATION_H - before.x, image.x);
-                global const RESULT *line = x + x0 + at(n, c, max(h, 0), 0, channels, image);
-                stage(&staged[r][0][0], PITCH, line, COLUMN_STEP(channels), left, h, inside, image.y, fill);
+                global const RESULT *line = x + x0 + at(n, c, MAX(h, 0), 0, channels, image);
+                stage(&staged[r][0][0], PITCH, line, COLUMN_STEP(channels), left, h, image.y, fill);
             }
             global const RESULT *line = g + g0 + at(n, k, p, q, out_channels, result);
-            const int left_over = min(result.y - q, OUTPUTS);
+            const int left_over = MIN(result.y - q, OUTPUTS);
             for (int output = 0; output < OUTPUTS; ++output)
                 gradients[output] = output < left_over ? line[(long)output * COLUMN_STEP(out_channels)] : 0;
 
@@ -85,7 +84,8 @@ kernel void correlate(global const RESULT *x, long x0, global const RESULT *g, l
 #pragma unroll
                     for (int r = 0; r < TILE_H; ++r)
 #pragma unroll
-                        for (int s = 0; s < TILE_W; ++s) sums[r][s] += PIXELS_UNDER(v, r, s) * gradient;
+                        for (int s = 0; s < TILE_W; ++s)
+                            sums[r][s] = multiply_add(sums[r][s], PIXELS_UNDER(v, r, s), gradient);
                     continue;
                 }
                 const indices exists = counted(v * LANES) < (indices)left_over;

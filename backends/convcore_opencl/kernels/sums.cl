@@ -27,7 +27,7 @@ kernel void channel_sum(global const FIRST *g, long g0, global RESULT *db, long 
     const long chunk = item / channels;
 
     RESULT sum = 0;
-    for (long row = chunk * rows; row < min((chunk + 1) * rows, all_rows); ++row)
+    for (long row = chunk * rows; row < MIN((chunk + 1) * rows, all_rows); ++row)
         for (int q = 0; q < size.y; ++q) sum += (RESULT)g[g0 + at(row / size.x, k, row % size.x, q, channels, size)];
     db[db0 + item] = sum;
 }
@@ -48,8 +48,8 @@ kernel void extremes(global const FIRST *values, long values0, global long2 *out
     long2 found = 0;
     for (long i = item; i < elements; i += items) {
         const long value = values[values0 + i];
-        found.x = min(found.x, value);
-        found.y = max(found.y, value);
+        found.x = MIN(found.x, value);
+        found.y = MAX(found.y, value);
     }
     out[out0 + item] = found;
 }

@@ -68,7 +68,7 @@ kernel void correlate(global const RESULT *x, long x0, global const vector *pack
 
     /* Output columns [inside_from, inside_to) read no pixel left or right of the image. */
     const int left = s0 * DILATION_W - before.y, right = left + (TILE_W - 1) * DILATION_W;
-    const int inside_from = max(-left + STRIDE_W - 1, 0) / STRIDE_W;
+    const int inside_from = MAX(-left + STRIDE_W - 1, 0) / STRIDE_W;
     const int inside_to = right < image.y ? (image.y - 1 - right) / STRIDE_W + 1 : 0;
     const int column_step = COLUMN_STEP(channels);
 
@@ -80,7 +80,7 @@ kernel void correlate(global const RESULT *x, long x0, global const vector *pack
 #pragma unroll
             for (int s = 0; s < TILE_W; ++s) sums[c][r][s] = 0;
 
-    for (long row = chunk * rows; row < min((chunk + 1) * rows, all_rows); ++row) {
+    for (long row = chunk * rows; row < MIN((chunk + 1) * rows, all_rows); ++row) {
         const int p = row % result.x, n = row / result.x;
         const long image_block = (long)n * groups * blocks + block;
         global const vector *gradient = packed + packed0 + (image_block * result.x + p) * result.y;
@@ -94,7 +94,7 @@ kernel void correlate(global const RESULT *x, long x0, global const vector *pack
             inside = inside && exists[r];
 #pragma unroll
             for (int c = 0; c < CHANNELS; ++c)
-                line[c][r] = x + x0 + at(n, group * depth + min(c0 + c, depth - 1), max(h, 0), 0, channels, image);
+                line[c][r] = x + x0 + at(n, group * depth + MIN(c0 + c, depth - 1), MAX(h, 0), 0, channels, image);
         }
         for (int q = 0; q < result.y; ++q) {
             const vector pixel = gradient[q];
@@ -106,7 +106,8 @@ kernel void correlate(global const RESULT *x, long x0, global const vector *pack
                     for (int r = 0; r < TILE_H; ++r)
 #pragma unroll
                         for (int s = 0; s < TILE_W; ++s)
-                            sums[c][r][s] += line[c][r][from + s * DILATION_W * column_step] * pixel;
+                            sums[c][r][s] =
+                                multiply_add(sums[c][r][s], pixel, line[c][r][from + s * DILATION_W * column_step]);
                 continue;
             }
 #pragma unroll

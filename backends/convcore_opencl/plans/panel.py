@@ -1,0 +1,231 @@
+"""Implicit GEMM with panels of pixels, or of taps, staged in private memory: the family for CPU drivers."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from convcore.spi import Pair, Problem
+from convcore_opencl.plans.dense import (
+    Axis,
+    Dense,
+    dense_arguments,
+    dense_axes,
+    dense_of,
+    dense_options,
+    pack,
+    weight_steps,
+)
+from convcore_opencl.plans.direct import fold, folds
+from convcore_opencl.plans.recipe import (
+    INT_MAX,
+    Launch,
+    Recipe,
+    Traits,
+    fill_of,
+    floats_only,
+    split,
+    type_options,
+    vector_options,
+    weight_options,
+)
+
+#: Rows and vectors of a tile by the bytes of a vector: 12 accumulators for the 16 registers of AVX2, 24 for the 32 of
+#: AVX-512.  The one that leaves least over is taken.
+TILES = {32: ((4, 3), (6, 2)), 64: ((6, 4), (12, 2), (8, 3))}
+#: Bytes of a panel, or of strips, that are staged at a time: as much as a first-level cache holds.
+STAGED_BYTES = 32768
+
+
+def refusal(problem: Problem, device: Traits) -> str:
+    """Say why this family cannot compute a problem; empty when it can."""
+    if floats_only(problem):
+        return floats_only(problem)
+    image, result = math.prod(problem.input_shape[1:]), math.prod(problem.output_shape[1:])
+    length = math.prod(problem.weight_shape[1:])
+    if max(image, result, length) > INT_MAX:
+        return f"counts {INT_MAX} elements of an image at most, here are {max(image, result, length)}"
+    return ""
+
+
+def recipe(problem: Problem, device: Traits, room: int) -> Recipe:
+    """Stage what lies under neighbouring results once, then multiply it by one row after the other."""
+    if problem.op == "grad_weight":
+        return _grad_weight(problem, device, room)
+    return correlations(problem, device, "panel")
+
+
+def strip_refusal(problem: Problem, device: Traits) -> str:
+    """Say why strips cannot compute a problem; empty when they can."""
+    if refusal(problem, device):
+        return refusal(problem, device)
+    if problem.op == "grad_weight" or (problem.op == "forward" and problem.stride != (1, 1)):
+        return "computes forward with stride 1 and grad_input only"
+    lanes = device.lanes(problem)
+    columns = max(vectors for _, vectors in TILES[device.vector_bytes]) * lanes
+    longest = max(_strip(*axes, columns) for axes in dense_axes(problem))
+    capacity = STAGED_BYTES // problem.result_dtype.itemsize
+    return f"stages strips of {capacity} pixels at most, these have {longest}" if longest > capacity else ""
+
+
+def strip(problem: Problem, device: Traits, room: int) -> Recipe:
+    """Stage each pixel under neighbouring results once, where panels have one for each tap."""
+    return correlations(problem, device, "strip")
+
+
+def _strip(rows: Axis, columns: Axis, panel: int) -> int:
+    """Return the positions of a strip under a panel."""
+    return panel + (max(rows.taps, 1) - 1) * rows.dilation * _pitch(columns) + _pitch(columns) - columns.grid
+
+
+def _pitch(columns: Axis) -> int:
+    return columns.grid + (max(columns.taps, 1) - 1) * columns.dilation
+
+
+def _positions(rows: Axis, columns: Axis, family: str) -> int:
+    """Return what lanes run over: pixels, or those and the padding between rows."""
+    return rows.grid * (_pitch(columns) if family == "strip" else columns.grid)
+
+
+def correlations(problem: Problem, device: Traits, family: str) -> Recipe:
+    """Return the launches of forward, or of each phase of grad_input."""
+    launches: list[Launch] = []
+    workspace: dict[str, int] = {}
+    for rows, columns in dense_axes(problem):
+        out_channels = problem.weight_shape[0] // problem.groups if problem.op == "forward" else problem.weight_shape[1]
+        tile = best_tile(device, problem, out_channels, _positions(rows, columns, family))
+        dense = dense_of(problem, rows, columns, tile[0])
+        launches += _correlate(problem, dense, tile, device, workspace, family)
+    if folds(problem):
+        launches.append(fold(problem))
+    return Recipe(family, tuple(launches), workspace, _described(tile, device, problem, launches))
+
+
+def _described(tile: Pair, device: Traits, problem: Problem, launches: list[Launch]) -> str:
+    return f"tile of {tile[0]} rows x {tile[1] * device.lanes(problem)} columns, {len(launches)} launch(es)"
+
+
+def best_tile(device: Traits, problem: Problem, rows: int, columns: int) -> Pair:
+    """Return the (rows, vectors) of a tile that leave the least over of a matrix of results."""
+    lanes = device.lanes(problem)
+
+    def covered(tile: Pair) -> int:
+        return math.prod(-(-size // step) * step for size, step in ((rows, tile[0]), (columns, tile[1] * lanes)))
+
+    return min(TILES[device.vector_bytes], key=covered)
+
+
+def tile_options(problem: Problem, device: Traits, tile: Pair, adjacent: bool) -> tuple[str, ...]:
+    """Return the -D options of a tile; ``adjacent`` as in :class:`Rows`."""
+    return (
+        *(f"-DROWS={tile[0]}", f"-DVECTORS={tile[1]}", f"-DROW_STEP={int(adjacent)}"),
+        *(
+            f"-DSTAGED={staged_rows(problem, device, tile)}",
+            f"-DCAPACITY={STAGED_BYTES // problem.result_dtype.itemsize}",
+        ),
+    )
+
+
+def staged_rows(problem: Problem, device: Traits, tile: Pair) -> int:
+    """Return how many rows of a panel are staged at a time."""
+    lanes = device.lanes(problem)
+    return STAGED_BYTES // (tile[1] * device.vector_bytes) // lanes * lanes
+
+
+def parts(rows: int, tile_rows: int, others: int, device: Traits) -> Pair:
+    """Return into how many parts of how many rows work is divided, where there are ``others`` times as many items."""
+    tiles = -(-rows // tile_rows)
+    wanted = min(-(-device.tiles_wanted // max(others, 1)), tiles)
+    part = -(-tiles // max(wanted, 1)) * tile_rows
+    return max(-(-rows // part), 1), part
+
+
+class Rows(NamedTuple):
+    """Where a kernel finds the rows that it multiplies by, and whether those of a tile lie side by side, all there."""
+
+    buffer: str
+    start: int
+    group_step: int
+    tile_step: int
+    row_step: int
+    reduction_step: int
+    adjacent: bool
+
+
+def _weight_rows(problem: Problem, dense: Dense, tile_rows: int) -> Rows:
+    """Return the rows of the weight as it is, where a reduction runs through it in equal steps."""
+    _, _, out_step, depth_step, first_tap, _ = weight_steps(problem, dense)
+    return Rows(
+        "second",
+        first_tap[0] * problem.weight_shape[3] + first_tap[1],
+        math.prod(problem.weight_shape) // problem.groups,
+        int(out_step) * tile_rows,
+        int(out_step),
+        1 if problem.op == "forward" else int(depth_step),
+        out_step == 1 and dense.out_channels // problem.groups % tile_rows == 0,
+    )
+
+
+def _packed_rows(problem: Problem, dense: Dense, tile_rows: int, buffer: str) -> Rows:
+    """Return the rows of pack.cl's copy."""
+    tile_step = dense.depth * dense.rows.taps * dense.columns.taps * tile_rows
+    return Rows(buffer, 0, dense.blocks * tile_step, tile_step, 1, tile_rows, True)
+
+
+def _correlate(
+    problem: Problem, dense: Dense, tile: Pair, device: Traits, workspace: dict[str, int], family: str
+) -> list[Launch]:
+    launches: list[Launch] = []
+    if problem.op == "forward" or dense.rows.taps * dense.columns.taps == 1:
+        rows = _weight_rows(problem, dense, tile[0])
+    else:
+        rows = _packed_rows(problem, dense, tile[0], f"packed{len(workspace)}")
+        packing = pack(problem, dense, tile[0], rows.buffer)
+        workspace[rows.buffer] = max(packing.items, 1) * tile[0] * problem.result_dtype.itemsize
+        launches += [packing] if packing.items else []
+    others = problem.input_shape[0] * problem.groups
+    others *= -(-_positions(dense.rows, dense.columns, family) // (tile[1] * device.lanes(problem)))
+    part_count, part = parts(dense.out_channels // problem.groups, tile[0], others, device)
+    items = others * part_count
+    arguments = (
+        *dense_arguments(problem, dense),
+        *(np.int64(rows.start), np.int64(rows.group_step), np.int64(rows.tile_step)),
+        *(np.int32(rows.row_step), np.int64(rows.reduction_step)),
+        *(np.int32(part_count), np.int32(part), np.int64(items)),
+    )
+    options = *dense_options(problem, dense, device), *tile_options(problem, device, tile, rows.adjacent)
+    buffers = "first", rows.buffer, "bias", "out"
+    return [*launches, Launch(f"{family}.cl", "correlate", options, items, buffers, arguments, device.tile_group)]
+
+
+def _grad_weight(problem: Problem, device: Traits, room: int) -> Recipe:
+    """Let panels of taps and channels take the place of pixels."""
+    images, k, *grid = problem.output_shape
+    per_group, length = k // problem.groups, math.prod(problem.weight_shape[1:])
+    tile = best_tile(device, problem, per_group, length)
+    image, padding = problem.input_shape[2:], (problem.padding[0][0], problem.padding[1][0])
+    pointwise = problem.weight_shape[2:] == problem.stride == (1, 1) and padding == (0, 0) and image == tuple(grid)
+    if pointwise:
+        image, grid = (1, math.prod(image)), [1, math.prod(grid)]
+    options = (
+        *type_options(problem),
+        *vector_options(problem, device),
+        *weight_options(problem),
+        "-DSKIP_OUTSIDE=0",
+        *tile_options(problem, device, tile, problem.layout == "NHWC" and per_group % tile[0] == 0),
+    )
+    panels = -(-length // (tile[1] * device.lanes(problem)))
+    segments = images * -(-math.prod(grid) // staged_rows(problem, device, tile))
+    others = problem.groups * panels
+    part_count, part = parts(per_group, tile[0], others * max(segments, 1), device)
+    arguments = (
+        *(np.int32(problem.input_shape[1]), image, np.int32(k), (grid[0], grid[1]), np.int32(problem.groups)),
+        *(padding, fill_of(problem), np.int32(part_count), np.int32(part)),
+    )
+    launch = Launch(
+        "panel.cl", "grad_weight", options, others * part_count, ("first", "second"), arguments, device.tile_group
+    )
+    launches, workspace = split(problem, launch, device.tiles_wanted, room, segments)
+    return Recipe("panel", launches, workspace, _described(tile, device, problem, list(launches)))
