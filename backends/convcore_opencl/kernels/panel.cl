@@ -173,14 +173,14 @@ void transpose(private vector *a) {
     }
 }
 
-/* What tap and channel l meets at LANES results, the first of them (i, j). */
-vector under(global const RESULT *x, int l, int i, int j, int count, int channels, int2 image, int2 grid, int2 before,
-             RESULT fill) {
-    const int r = l / TAPS_W % TAPS_H * DILATION_H - before.x, s = l % TAPS_W * DILATION_W - before.y;
+/* What tap and channel l meets at LANES results, whose first pixels are at (top, left). */
+vector under(global const RESULT *x, int l, private const int *top, private const int *left, int count, int channels,
+             int2 image, RESULT fill) {
+    const int r = l / TAPS_W % TAPS_H * DILATION_H, s = l % TAPS_W * DILATION_W;
     const int column_step = COLUMN_STEP(channels);
     global const RESULT *plane = x + l / TAPS * PLANE(image);
-    const int h0 = source(i * STRIDE_H + r, image.x), w0 = j * STRIDE_W + s;
-    const bool run = STRIDE_W == 1 && column_step == 1 && j + LANES <= grid.y;
+    const int h0 = source(top[0] + r, image.x), w0 = left[0] + s;
+    const bool run = STRIDE_W == 1 && column_step == 1 && top[0] == top[LANES - 1];
     if (run && h0 >= 0 && w0 >= 0 && w0 + LANES <= image.y)
         return *(global const loose *)(plane + (long)h0 * image.y + w0);
     union {
@@ -188,10 +188,10 @@ vector under(global const RESULT *x, int l, int i, int j, int count, int channel
         RESULT lane[LANES];
     } pixels;
     for (int lane = 0; lane < LANES; ++lane) {
-        const int h = source(i * STRIDE_H + r, image.x), w = source(j * STRIDE_W + s, image.y);
-        const bool outside = h < 0 || w < 0 || lane >= count;
-        pixels.lane[lane] = outside ? fill : plane[(h * image.y + w) * column_step];
-        if (++j == grid.y) j = 0, ++i;
+        const int h = source(top[lane] + r, image.x), w = source(left[lane] + s, image.y);
+        const bool outside = (h < 0) | (w < 0) | (lane >= count);
+        const RESULT pixel = plane[outside ? 0 : (h * image.y + w) * column_step];
+        pixels.lane[lane] = outside ? fill : pixel;
     }
     return pixels.all;
 }
@@ -219,19 +219,24 @@ kernel void grad_weight(global const RESULT *x, long x0, global const RESULT *g,
     for (long segment = begin; segment == begin || segment < MIN(begin + segments, all_segments); ++segment) {
         const int n = segment / MAX(in_image, 1), from = segment % MAX(in_image, 1) * STAGED;
         const int to = segment < all_segments ? MIN(from + STAGED, pixels) : from;
-        for (int pixel = from; pixel < to; pixel += LANES)
+        for (int pixel = from; pixel < to; pixel += LANES) {
+            int top[LANES], left[LANES];
+            for (int lane = 0, i = pixel / grid.y, j = pixel % grid.y; lane < LANES; ++lane) {
+                top[lane] = i * STRIDE_H - before.x, left[lane] = j * STRIDE_W - before.y;
+                if (++j == grid.y) j = 0, ++i;
+            }
 #pragma unroll
             for (int v = 0; v < VECTORS; ++v) {
                 vector square[LANES];
 #pragma unroll
                 for (int lane = 0; lane < LANES; ++lane)
-                    square[lane] =
-                        under(x + IMAGE_AT(n, channels, image), MIN(first + v * LANES + lane, length - 1),
-                              pixel / grid.y, pixel % grid.y, to - pixel, channels, image, grid, before, fill);
+                    square[lane] = under(x + IMAGE_AT(n, channels, image), MIN(first + v * LANES + lane, length - 1),
+                                         top, left, to - pixel, channels, image, fill);
                 transpose(square);
 #pragma unroll
                 for (int lane = 0; lane < LANES; ++lane) staged[(pixel - from + lane) * VECTORS + v] = square[lane];
             }
+        }
         for (int k = from_k; k < to_k; k += ROWS) {
             global const RESULT *a = g + IMAGE_AT(n, out_channels, grid) + (long)k * row_step;
             tile sums =

@@ -136,12 +136,18 @@ def pack(problem: Problem, dense: Dense, block: int, packed: str) -> Launch:
         f"-DTAPS_H={dense.rows.taps}",
         f"-DTAPS_W={dense.columns.taps}",
     )
-    items = problem.groups * dense.blocks * dense.depth * dense.rows.taps * dense.columns.taps
+    items = problem.groups * dense.blocks * dense.depth
     arguments = (
         *(np.int64(items), np.int32(dense.out_channels // problem.groups), np.int32(dense.depth)),
         *weight_steps(problem, dense),
     )
     return Launch("pack.cl", "pack", options, items, ("second", packed), arguments)
+
+
+def packed_bytes(problem: Problem, dense: Dense, block: int) -> int:
+    """Return the size of that copy, at least one element's."""
+    elements = problem.groups * dense.blocks * dense.depth * dense.rows.taps * dense.columns.taps * block
+    return max(elements, 1) * problem.result_dtype.itemsize
 
 
 def weight_steps(problem: Problem, dense: Dense) -> tuple[Any, ...]:

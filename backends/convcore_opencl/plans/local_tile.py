@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convcore.spi import Problem
-from convcore_opencl.plans.dense import Dense, dense_arguments, dense_axes, dense_of, dense_options, pack
+from convcore_opencl.plans.dense import Dense, dense_arguments, dense_axes, dense_of, dense_options, pack, packed_bytes
 from convcore_opencl.plans.direct import fold, folds
 from convcore_opencl.plans.recipe import (
     INT_MAX,
@@ -95,7 +95,7 @@ def recipe(problem: Problem, device: Traits, room: int, tensor: int = 0) -> Reci
         dense = dense_of(problem, rows, columns, tile.rows)
         packed = f"packed{len(workspace)}"
         packing = pack(problem, dense, tile.rows, packed)
-        workspace[packed] = max(packing.items, 1) * tile.rows * problem.result_dtype.itemsize
+        workspace[packed] = packed_bytes(problem, dense, tile.rows)
         launches += [packing] if packing.items else []
         launches.append(_correlate(problem, dense, tile, packed, pixels, device, tensor))
     if folds(problem):

@@ -16,6 +16,7 @@ from convcore_opencl.plans.dense import (
     dense_of,
     dense_options,
     pack,
+    packed_bytes,
     weight_steps,
 )
 from convcore_opencl.plans.direct import fold, folds
@@ -183,7 +184,7 @@ def _correlate(
     else:
         rows = _packed_rows(problem, dense, tile[0], f"packed{len(workspace)}")
         packing = pack(problem, dense, tile[0], rows.buffer)
-        workspace[rows.buffer] = max(packing.items, 1) * tile[0] * problem.result_dtype.itemsize
+        workspace[rows.buffer] = packed_bytes(problem, dense, tile[0])
         launches += [packing] if packing.items else []
     others = problem.input_shape[0] * problem.groups
     others *= -(-_positions(dense.rows, dense.columns, family) // (tile[1] * device.lanes(problem)))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from convcore.spi import Pair, Problem
-from convcore_opencl.plans.dense import Dense, dense_arguments, dense_axes, dense_of, dense_options, pack
+from convcore_opencl.plans.dense import Dense, dense_arguments, dense_axes, dense_of, dense_options, pack, packed_bytes
 from convcore_opencl.plans.direct import fold, folds
 from convcore_opencl.plans.recipe import (
     Launch,
@@ -51,7 +51,7 @@ def recipe(problem: Problem, device: Traits, room: int) -> Recipe:
         dense = dense_of(problem, rows, columns, lanes)
         packed = f"packed{len(workspace)}"
         packing = pack(problem, dense, lanes, packed)
-        workspace[packed] = max(packing.items, 1) * device.vector_bytes
+        workspace[packed] = packed_bytes(problem, dense, lanes)
         launches += [packing] if packing.items else []
         launches.append(_correlate(problem, dense, packed, device))
     if folds(problem):
