@@ -40,7 +40,7 @@ def run_kit(
     profile: Annotated[Profile, typer.Option(help="How much of everything is tried.")] = Profile.full,
     report: Annotated[Path | None, typer.Option(metavar="OUT.json", help="Write the verdict as JSON.")] = None,
     expected: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="[expected-failures]: a reason for each test id.")
+        Path | None, typer.Option(metavar="FILE.toml", help="Tests that are expected to fail, each with its reason.")
     ] = None,
 ) -> None:
     """Run the conformance kit on one backend; what follows NAME is handed to pytest.
