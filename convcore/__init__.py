@@ -37,18 +37,27 @@ from convcore.errors import (
     UnknownBackend,
     UnsupportedProblem,
 )
-from convcore.layers import Conv2D, Parameter
+from convcore.fitting import KernelFit, fit_kernel
+from convcore.layers import AvgPool2D, Conv2D, Dense, Layer, MaxPool2D, Parameter, ReLU, Sequential, Sigmoid
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AvgPool2D",
     "BrokenBackend",
     "ConfigError",
     "Conv2D",
     "ConvcoreError",
+    "Dense",
     "KernelBuildError",
+    "KernelFit",
+    "Layer",
+    "MaxPool2D",
     "NoDevice",
     "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
     "UnknownBackend",
     "UnsupportedProblem",
     "as_matrix",
@@ -61,6 +70,7 @@ __all__ = [
     "convolve2d",
     "corr2d",
     "explain",
+    "fit_kernel",
     "get_backend",
     "max_pool2d",
     "max_pool2d_grad",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from convcore.normalise import Geometry, Operand
 from convcore.problem import ReceptiveField, Shape4, compose_receptive_field
 from convcore.registry import BackendInfo, registry
 from convcore.spi import Plan
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Array = Any
 
@@ -438,20 +441,33 @@ def receptive_field(layers: Iterable[Any]) -> ReceptiveField:
     Parameters
     ----------
     layers : iterable
-        First layer first; each a :class:`~convcore.Conv2D`, a kernel size (int or pair), or a mapping
+        First layer first; each a :class:`~convcore.Layer`, a kernel size (int or pair), or a mapping
         with ``kernel_size`` and, where they differ from the defaults, ``stride``, ``padding``, ``dilation``.
+        A :class:`~convcore.Sequential` counts as its layers, an activation as none.
 
     Returns
     -------
     ReceptiveField
-        size, stride and start in pixels of the input, vertical then horizontal.
+        size, stride and offset in pixels of the input, vertical then horizontal.
 
     Raises
     ------
     TypeError, ValueError
-        For a layer that cannot be; "same" padding with a stride depends on the input and is refused.
+        For a layer that cannot be; "same" padding with a stride depends on the input and is refused, and so is
+        a layer whose outputs depend on the whole input.
     """
-    return compose_receptive_field([_layer_geometry(layer) for layer in layers])
+    return compose_receptive_field([_layer_geometry(layer) for layer in _single_layers(layers)])
+
+
+def _single_layers(layers: Iterable[Any]) -> Iterator[Any]:
+    """Yield the layers that look at more than one element."""
+    for layer in layers:
+        if getattr(layer, "sees_all", False):
+            raise ValueError(f"receptive_field: every output of {layer!r} sees the whole input; give the layers before")
+        if hasattr(layer, "layers"):
+            yield from _single_layers(layer.layers)
+        elif not getattr(layer, "elementwise", False):
+            yield layer
 
 
 def _layer_geometry(layer: Any) -> Any:
@@ -476,30 +492,56 @@ def _layer_geometry(layer: Any) -> Any:
     return kernel, stride, normalise.forward_padding(fn, padding, reach, kernel, stride, dilation), dilation
 
 
-def as_matrix(k: Array, input_shape: tuple[int, int]) -> np.ndarray[Any, Any]:
-    """Return the matrix A of a valid correlation: ``A @ x.ravel() == corr2d(x, k).ravel()``.
+def as_matrix(
+    k: Array, input_shape: tuple[int, int], *, stride: Any = 1, padding: Any = 0, dilation: Any = 1
+) -> csr_array:
+    """Return the matrix A of a correlation: ``A @ x.ravel() == corr2d(x, k).ravel()``.
 
     Parameters
     ----------
     k : array (R, S)
     input_shape : (int, int)
         (H, W) of the image.
+    stride, padding, dilation
+        As in :func:`corr2d`; in the padding stand zeros.
 
     Returns
     -------
-    array (P*Q, H*W)
-        Doubly blocked Toeplitz, of the dtype of ``k``; its transpose is the gradient.
+    scipy.sparse.csr_array (P*Q, H*W)
+        One row for each element of the result, of the dtype of ``k``; with stride 1 doubly blocked
+        Toeplitz.  Its transpose is the gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`corr2d` would.
+    ModuleNotFoundError
+        Without SciPy.
     """
     fn = "as_matrix"
     k = normalise.as_array(fn, "k", k)
     normalise.operand(fn, "k", k, ndim=2)
-    height, width = normalise.pair(fn, "input_shape", tuple(input_shape), 1)
-    _, _, p, q = _output_shape(fn, (1, 1, height, width), (1, 1, *k.shape), Geometry())
-    matrix = np.zeros((p, q, height, width), k.dtype)
-    rows, columns = np.ogrid[:p, :q]
-    for r, s in np.ndindex(k.shape):
-        matrix[rows, columns, rows + r, columns + s] = k[r, s]
-    return matrix.reshape(p * q, height * width)
+    size = normalise.pair(fn, "input_shape", tuple(input_shape), 1)
+    try:
+        from scipy.sparse import csr_array
+    except ModuleNotFoundError as error:
+        sentence = "as_matrix needs scipy, which is not installed: pip install 'convcore[learn]'"
+        raise ModuleNotFoundError(sentence, name=error.name) from None
+    x, weight = (Operand(name, (1, 1, *shape), k.dtype) for name, shape in (("x", size), ("k", k.shape)))
+    problem = normalise.forward(fn, x, weight, None, Geometry(stride, padding, dilation))
+    # Where tap r meets position p: i = p*stride + r*dilation - top, for each axis.
+    rows, columns = (
+        np.add.outer(
+            np.arange(problem.output_shape[2 + axis]) * problem.stride[axis] - problem.padding[axis][0],
+            np.arange(k.shape[axis]) * problem.dilation[axis],
+        )
+        for axis in (0, 1)
+    )
+    i, j = np.broadcast_arrays(rows[:, None, :, None], columns[None, :, None, :])
+    inside = (i >= 0) & (i < size[0]) & (j >= 0) & (j < size[1])
+    p, q, r, s = np.nonzero(inside)
+    places = p * inside.shape[1] + q, i[inside] * size[1] + j[inside]
+    return csr_array((k[r, s], places), shape=(inside.shape[0] * inside.shape[1], size[0] * size[1]))
 
 
 # ---------------------------------------------------------------- choosing a backend

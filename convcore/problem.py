@@ -233,13 +233,19 @@ class ReceptiveField:
         Height and width of the patch.
     stride : (int, int)
         Distance in the input between the patches of neighbouring outputs.
-    start : (int, int)
+    offset : (int, int)
         Row and column where the first output's patch begins; negative inside the padding.
     """
 
     size: Pair
     stride: Pair
-    start: Pair
+    offset: Pair
+
+    def region(self, row: int, column: int, image_size: Pair) -> tuple[slice, slice]:
+        """Return the rows and columns of an image that output (row, column) sees; empty in the padding."""
+        first = [self.offset[axis] + (row, column)[axis] * self.stride[axis] for axis in (0, 1)]
+        ends = [(max(first[axis], 0), max(min(first[axis] + self.size[axis], image_size[axis]), 0)) for axis in (0, 1)]
+        return slice(*ends[0]), slice(*ends[1])
 
 
 def compose_receptive_field(layers: Iterable[tuple[Pair, Pair, Padding, Pair]]) -> ReceptiveField:
@@ -247,13 +253,13 @@ def compose_receptive_field(layers: Iterable[tuple[Pair, Pair, Padding, Pair]]) 
 
     Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", section 2.
     """
-    size, jump, start = [1, 1], [1, 1], [0, 0]
+    size, jump, offset = [1, 1], [1, 1], [0, 0]
     for kernel, stride, padding, dilation in layers:
         for axis in (0, 1):
             size[axis] += (kernel[axis] - 1) * dilation[axis] * jump[axis]
-            start[axis] -= padding[axis][0] * jump[axis]
+            offset[axis] -= padding[axis][0] * jump[axis]
             jump[axis] *= stride[axis]
-    return ReceptiveField(_pair(size), _pair(jump), _pair(start))
+    return ReceptiveField(_pair(size), _pair(jump), _pair(offset))
 
 
 def _pair(values: Sequence[int]) -> Pair:

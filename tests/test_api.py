@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.sparse
 from scipy.signal import convolve2d as scipy_convolve2d
 from scipy.signal import correlate2d as scipy_correlate2d
 
@@ -55,10 +56,25 @@ def test_lists_are_arrays():
     assert y.tolist() == [[19, 25], [37, 43]]
 
 
-def test_as_matrix():
-    x, k = image(5, 6), image(2, 3)
+@pytest.mark.parametrize("padding", [0, "same", ((0, 2), (3, 1))])
+@pytest.mark.parametrize("stride", [1, (2, 3)])
+@pytest.mark.parametrize("dilation", [1, (2, 1)])
+def test_as_matrix_is_the_correlation(stride, padding, dilation):
+    x, k, geometry = image(7, 8), image(3, 2), {"stride": stride, "padding": padding, "dilation": dilation}
+    matrix, y = convcore.as_matrix(k, x.shape, **geometry), convcore.corr2d(x, k, **geometry)
+    assert matrix.shape == (y.size, x.size)
+    np.testing.assert_allclose(matrix @ x.ravel(), y.ravel(), rtol=1e-4, atol=1e-5)
+    g = image(*y.shape)
+    grad = convcore.conv2d_grad_input(g[None, None], k[None, None], (1, 1, *x.shape), **geometry)
+    np.testing.assert_allclose(matrix.T @ g.ravel(), grad.ravel(), rtol=1e-4, atol=1e-5)
+
+
+def test_as_matrix_is_sparse():
+    k = image(2, 3)
     matrix = convcore.as_matrix(k, (5, 6))
-    assert matrix.shape == (16, 30)
+    assert scipy.sparse.issparse(matrix)
+    assert matrix.nnz == 4 * 4 * k.size
+    x = image(5, 6)
     np.testing.assert_allclose(matrix @ x.ravel(), convcore.corr2d(x, k).ravel(), rtol=1e-4, atol=1e-5)
     g = image(4, 4)
     grad = convcore.conv2d_grad_input(g[None, None], k[None, None], (1, 1, 5, 6))
@@ -114,12 +130,12 @@ def test_receptive_field_finds_what_an_output_depends_on():
         grad = layer.backward(grad)
     rows, columns = np.nonzero(grad[0, 0])
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == field.size
-    assert (rows.min(), columns.min()) == (field.start[0] + 2 * field.stride[0], field.start[1] + 3 * field.stride[1])
+    assert (rows.min(), columns.min()) == (field.offset[0] + 2 * field.stride[0], field.offset[1] + 3 * field.stride[1])
 
 
 def test_receptive_field_of_plain_numbers():
     field = convcore.receptive_field([3, (3, 3), {"kernel_size": 3, "stride": 2, "padding": 1}])
-    assert (field.size, field.stride, field.start) == ((7, 7), (2, 2), (-1, -1))
+    assert (field.size, field.stride, field.offset) == ((7, 7), (2, 2), (-1, -1))
 
 
 def test_out_is_returned_and_filled():

@@ -163,3 +163,63 @@ def test_bad_state_changes_nothing(change, error, message):
     assert str(caught.value) == message
     for name, array in layer.state_dict().items():
         np.testing.assert_array_equal(array, before[name])
+
+
+# ---------------------------------------------------------------- inside an autodiff library
+
+
+def with_autograd(layer, x, wanted):
+    import autograd
+
+    from convcore.adapters.autograd import conv2d
+
+    def loss(weight):
+        return ((conv2d(x, weight, **layer.geometry) - wanted) ** 2).sum()
+
+    return autograd.grad(loss)(layer.weight.data())
+
+
+def with_mygrad(layer, x, wanted):
+    import mygrad
+
+    from convcore.adapters.mygrad import conv2d
+
+    weight = mygrad.tensor(layer.weight.data())
+    ((conv2d(mygrad.tensor(x), weight, **layer.geometry) - wanted) ** 2).sum().backward()
+    return weight.grad
+
+
+def with_torch(layer, x, wanted):
+    import torch
+
+    from convcore.adapters.torch import conv2d
+
+    weight = torch.from_numpy(layer.weight.data()).requires_grad_()
+    ((conv2d(torch.from_numpy(x), weight, **layer.geometry) - torch.from_numpy(wanted)) ** 2).sum().backward()
+    return weight.grad.numpy()
+
+
+def with_jax(layer, x, wanted):
+    import jax
+
+    from convcore.adapters.jax import conv2d
+
+    def loss(weight):
+        return ((conv2d(jax.numpy.asarray(x), weight, **layer.geometry) - wanted) ** 2).sum()
+
+    return np.asarray(jax.grad(loss)(jax.numpy.asarray(layer.weight.data())))
+
+
+@pytest.mark.parametrize("gradient", [with_autograd, with_mygrad, with_torch, with_jax])
+def test_learns_inside_each_autodiff_library(gradient, backend):
+    x = seed_image()
+    wanted = convcore.corr2d(x, np.array([[1, -1]], np.float32))
+    layer = convcore.Conv2D(1, kernel_size=(1, 2), use_bias=False, in_channels=1)
+    layer.initialize(seed=0)
+    for _ in range(10):
+        layer.zero_grad()
+        layer.backward(2 * (layer(x) - wanted))
+        slope = gradient(layer, x, wanted)
+        np.testing.assert_allclose(slope, layer.weight.grad(), rtol=1e-4, atol=1e-4)
+        layer.weight.data()[:] -= 0.03 * slope
+    np.testing.assert_allclose(layer.weight.data().ravel(), [1, -1], atol=0.1)

@@ -57,6 +57,8 @@ _EXTRA_OF = {
     "png": "cli",
     "pytest": "testing",
     "rich": "cli",
+    "scipy": "learn",
     "skimage": "demo",
+    "sklearn": "learn",
     "typer": "cli",
 }

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import convcore
-from convcore.cli import conformance, images, plugins
+from convcore.cli import conformance, images, learn, plugins, train
 from convcore.cli.doctor import STATE_STYLES, doctor
 from convcore.problem import BOUNDARIES
 from convcore.registry import registry
@@ -157,6 +157,8 @@ def explain(
 
 
 app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(conformance.run_kit)
+app.command()(train.train)
+app.command()(learn.learn)
 
 
 def _verdict(name: str) -> str:

@@ -1,55 +1,21 @@
-"""The Conv2D layer: a weight, a bias, their gradients, and a forward and backward call."""
+"""Layers with a weight and a bias: Conv2D, and Dense, which is a 1x1 correlation."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convcore import api, normalise
-
-Array = np.ndarray[Any, Any]
+from convcore.layers.parameters import Array, Layer, Parameter
 
 if TYPE_CHECKING:  # naming numpy.random is importing it
     Initializer = str | float | Array | Callable[[np.random.Generator, tuple[int, ...]], Any] | None
 
 
-class Parameter:
-    """A learnable array and its gradient.
-
-    Attributes
-    ----------
-    name : str
-    shape : tuple of int
-    """
-
-    def __init__(self, name: str, value: Array) -> None:
-        self.name = name
-        self._value = value
-        self._grad = np.zeros_like(value)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array."""
-        return tuple(self._value.shape)
-
-    def data(self) -> Array:
-        """Return the array itself: writing to it changes the layer."""
-        return self._value
-
-    def grad(self) -> Array:
-        """Return the gradient summed by ``backward`` since the last ``zero_grad``."""
-        return self._grad
-
-    def zero_grad(self) -> None:
-        """Set the gradient to zero, in place."""
-        self._grad[...] = 0
-
-
-class Conv2D:
+class Conv2D(Layer):
     """A layer that cross-correlates its input with a learnable weight and adds a learnable bias.
 
     Parameters
@@ -92,7 +58,7 @@ class Conv2D:
         bias_initializer: Initializer = "zeros",
         backend: Any = None,
     ) -> None:
-        fn = "Conv2D"
+        fn = type(self).__name__
         self.channels = normalise.integer(fn, "channels", channels, 1)
         self.kernel_size = normalise.pair(fn, "kernel_size", kernel_size, 1)
         self.strides = normalise.pair(fn, "strides", strides, 1)
@@ -145,15 +111,16 @@ class Conv2D:
             self._create(np.dtype(np.float32))
 
     def zero_grad(self) -> None:
-        """Set every gradient to zero."""
+        """Set every gradient to zero; there is none before the first call if ``in_channels`` is unknown."""
         for parameter in self._parameters.values():
             parameter.zero_grad()
 
     def _known(self, name: str) -> Parameter:
         if not self._parameters:
             if not self.in_channels:
+                fn = type(self).__name__
                 raise RuntimeError(
-                    f"Conv2D: `{name}` has no shape before the first call; give in_channels or call the layer"
+                    f"{fn}: `{name}` has no shape before the first call; give in_channels or call the layer"
                 )
             self._create(np.dtype(np.float32))
         return self._parameters[name]
@@ -187,11 +154,11 @@ class Conv2D:
         ------
         As :func:`convcore.conv2d`.
         """
-        x = normalise.as_array("Conv2D", "x", x)
+        x = normalise.as_array(type(self).__name__, "x", x)
         if not self._parameters:
             self._infer(x)
         bias = self._parameters["bias"].data() if self.use_bias else None
-        y: Array = api.conv2d(x, self._parameters["weight"].data(), bias, **self._geometry(), backend=self.backend)
+        y: Array = api.conv2d(x, self._parameters["weight"].data(), bias, **self.geometry, backend=self.backend)
         self._input = x
         return y
 
@@ -214,8 +181,9 @@ class Conv2D:
             As :func:`convcore.conv2d_grad_weight`; no gradient has changed then.
         """
         if self._input is None:
-            raise RuntimeError("Conv2D: backward needs the input of a call, and the layer has not been called")
-        weight, geometry = self._parameters["weight"], self._geometry()
+            name = type(self).__name__
+            raise RuntimeError(f"{name}: backward needs the input of a call, and the layer has not been called")
+        weight, geometry = self._parameters["weight"], self.geometry
         grad_input: Array = api.conv2d_grad_input(
             grad_out, weight.data(), self._input.shape, **geometry, backend=self.backend
         )
@@ -230,19 +198,22 @@ class Conv2D:
 
     def _infer(self, x: Array) -> None:
         """Take in_channels and dtype from the first input."""
-        operand = normalise.operand("Conv2D", "x", x)
+        fn = type(self).__name__
+        operand = normalise.operand(fn, "x", x)
         if operand.dtype.kind not in "fc":
-            raise TypeError(f"Conv2D: `x` must be floating or complex to learn from, got {operand.dtype}")
+            raise TypeError(f"{fn}: `x` must be floating or complex to learn from, got {operand.dtype}")
         if not self.in_channels:
             found = operand.shape[1 if self.layout == "NCHW" else 3]
             if found < 1 or found % self.groups:
                 raise ValueError(
-                    f"Conv2D: `groups` must divide in_channels, got groups={self.groups}, in_channels={found}"
+                    f"{fn}: `groups` must divide in_channels, got groups={self.groups}, in_channels={found}"
                 )
             self.in_channels = found
         self._create(operand.dtype)
 
-    def _geometry(self) -> dict[str, Any]:
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """The keywords of :func:`convcore.conv2d`, or of an adapter's, that make it this layer's correlation."""
         return {
             "stride": self.strides,
             "padding": self.padding,
@@ -251,65 +222,134 @@ class Conv2D:
             "layout": self.layout,
         }
 
+    # ------------------------------------------------------------ shapes
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the result for an input of this shape; raises as a call would."""
+        shape = normalise.shape4(type(self).__name__, "input_shape", input_shape)
+        geometry = self.geometry
+        return api.output_shape(shape, self.parameter_shapes(shape)["weight"], **geometry)
+
+    def parameter_shapes(self, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the parameters, by name, for an input of this shape."""
+        return self._shapes(self.in_channels or input_shape[1 if self.layout == "NCHW" else 3])
+
+    def multiply_adds(self, input_shape: tuple[int, ...]) -> int:
+        """Return the products of the correlation."""
+        return math.prod(self.output_shape(input_shape)) * math.prod(self.parameter_shapes(input_shape)["weight"][1:])
+
     # ------------------------------------------------------------ state
 
-    def state_dict(self, path: str | os.PathLike[str] | None = None) -> dict[str, Array]:
-        """Return copies of the parameters by name; with ``path``, also write them there as ``.npz``.
+    def _check_state(self, arrays: dict[str, Array]) -> None:
+        fn, names = type(self).__name__, ("weight", "bias") if self.use_bias else ("weight",)
+        if set(arrays) != set(names):
+            raise KeyError(f"{fn}: a state must hold {', '.join(names)}, got {', '.join(sorted(arrays)) or 'nothing'}")
+        for name, shape in self._shapes(self._in_channels_of(arrays["weight"])).items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"{fn}: `{name}` must have shape {shape}, got {arrays[name].shape}")
+            dtype = self._parameters[name].data().dtype if self._parameters else np.dtype(np.complex128)
+            if not np.can_cast(arrays[name].dtype, dtype, "same_kind"):
+                raise TypeError(f"{fn}: `{name}` must be castable to {dtype}, got {arrays[name].dtype}")
 
-        The file is written beside its place and then moved there, so a failure leaves the old one.
-        """
-        state: dict[str, Any] = {name: parameter.data().copy() for name, parameter in self.parameters().items()}
-        if path is not None:
-            target = Path(path)
-            beside = target.with_name(f"{target.name}.{os.getpid()}.npz")
-            try:
-                np.savez(beside, **state)
-                beside.replace(target)
-            finally:
-                beside.unlink(missing_ok=True)
-        return state
-
-    def load_state_dict(self, source: Mapping[str, Any] | str | os.PathLike[str]) -> None:
-        """Take the parameters from a mapping, or from a ``.npz`` file.
-
-        Raises
-        ------
-        KeyError, ValueError, TypeError
-            If a parameter is missing, unknown, or of another shape; nothing has changed then.
-        """
-        if isinstance(source, (str, os.PathLike)):
-            with np.load(source, allow_pickle=False) as file:
-                source = dict(file)
-        arrays = {name: normalise.as_array("Conv2D", name, value) for name, value in source.items()}
-        in_channels = self._check_state(arrays)
-        self.in_channels = in_channels
+    def _take_state(self, arrays: dict[str, Array]) -> None:
+        self.in_channels = self._in_channels_of(arrays["weight"])
         self._parameters = self._parameters or {
             name: Parameter(name, np.empty(array.shape, array.dtype)) for name, array in arrays.items()
         }
         for name, array in arrays.items():
             self._parameters[name].data()[...] = array
 
-    def _check_state(self, arrays: dict[str, Array]) -> int:
-        names = ("weight", "bias") if self.use_bias else ("weight",)
-        if set(arrays) != set(names):
-            raise KeyError(
-                f"Conv2D: a state must hold {', '.join(names)}, got {', '.join(sorted(arrays)) or 'nothing'}"
-            )
-        weight = arrays["weight"]
-        in_channels = self.in_channels or (weight.shape[1] * self.groups if weight.ndim == 4 else 0)
-        for name, shape in self._shapes(in_channels).items():
-            if arrays[name].shape != shape:
-                raise ValueError(f"Conv2D: `{name}` must have shape {shape}, got {arrays[name].shape}")
-            dtype = self._parameters[name].data().dtype if self._parameters else np.dtype(np.complex128)
-            if not np.can_cast(arrays[name].dtype, dtype, "same_kind"):
-                raise TypeError(f"Conv2D: `{name}` must be castable to {dtype}, got {arrays[name].dtype}")
-        return in_channels
+    def _in_channels_of(self, weight: Array) -> int:
+        return self.in_channels or (weight.shape[1] * self.groups if weight.ndim == 4 else 0)
 
     def __repr__(self) -> str:
         return (
             f"Conv2D({self.channels}, kernel_size={self.kernel_size}, strides={self.strides}, padding={self.padding}, "
             f"dilation={self.dilation}, groups={self.groups}, in_channels={self.in_channels or 'unknown'})"
         )
+
+
+class Dense(Conv2D):
+    """A layer in which every output depends on every input: ``y = x @ weight.T + bias``.
+
+    It is the correlation of images of one pixel with a 1x1 kernel, so it runs on the backend in force like any other.
+    The rows of ``x`` are handed over as the pixels of a single image, which is what backends are fast at; the backend
+    must take the layout "NHWC".
+
+    Parameters
+    ----------
+    units : int
+        Outputs.
+    use_bias : bool
+    in_channels : int
+        Inputs; 0 takes them, and the dtype, from the first input.
+    weight_initializer, bias_initializer, backend : optional
+        As in :class:`Conv2D`; the weight's shape is (units, inputs, 1, 1).
+    """
+
+    sees_all = True
+
+    def __init__(
+        self,
+        units: int,
+        use_bias: bool = True,
+        in_channels: int = 0,
+        weight_initializer: Initializer = None,
+        bias_initializer: Initializer = "zeros",
+        backend: Any = None,
+    ) -> None:
+        normalise.integer("Dense", "units", units, 1)
+        super().__init__(
+            units,
+            1,
+            use_bias=use_bias,
+            in_channels=in_channels,
+            layout="NHWC",
+            weight_initializer=weight_initializer,
+            bias_initializer=bias_initializer,
+            backend=backend,
+        )
+        self._shape: tuple[int, ...] = ()
+
+    def __call__(self, x: Any) -> Array:
+        """Return the outputs, (N, units), of ``x``, (N, …), whose further axes count as one."""
+        x = normalise.as_array("Dense", "x", x)
+        y = super().__call__(x.reshape(self._rows(x.shape)))
+        self._shape = x.shape
+        return y.reshape(len(x), self.channels)
+
+    def backward(self, grad_out: Any) -> Array:
+        """Add the gradients to the parameters' and return that for the last ``x``, of its shape."""
+        grad_out = normalise.as_array("Dense", "grad_out", grad_out)
+        if self._input is None:
+            raise RuntimeError("Dense: backward needs the input of a call, and the layer has not been called")
+        if grad_out.shape != (self._shape[0], self.channels):
+            raise ValueError(
+                f"Dense: `grad_out` must have shape {(self._shape[0], self.channels)}, got {grad_out.shape}"
+            )
+        return super().backward(grad_out.reshape(1, 1, *grad_out.shape)).reshape(self._shape)
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return (N, units); raises as a call would."""
+        return self._rows(input_shape)[2], self.channels
+
+    def parameter_shapes(self, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the parameters, by name, for an input of this shape."""
+        return self._shapes(self._rows(input_shape)[3])
+
+    def _rows(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the image whose pixels are the rows of an array of this shape."""
+        if len(shape) < 2:
+            raise ValueError(f"Dense: `x` must have at least 2 dimensions, (N, inputs), got shape {tuple(shape)}")
+        inputs = math.prod(shape[1:])
+        if self.in_channels and inputs != self.in_channels:
+            raise ValueError(
+                f"Dense: `x` must have {self.in_channels} values a row, got {inputs}, shape {tuple(shape)}"
+            )
+        return 1, 1, shape[0], inputs
+
+    def __repr__(self) -> str:
+        return f"Dense({self.channels}, in_channels={self.in_channels or 'unknown'})"
 
 
 def _initial(
