@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 import convcore
 from convcore.cli import main
@@ -31,6 +31,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save("photo.png")
     np.save("kernel.npy", np.eye(3))
+    Image.open("photo.png").save("before.png")
+    Image.open("photo.png").filter(ImageFilter.BLUR).save("after.png")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
