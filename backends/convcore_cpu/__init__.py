@@ -2,9 +2,10 @@
 
 How a problem becomes work::
 
-    backend.py       CPUBackend.plan(problem)
+    backend.py       CPUBackend.plan(problem); fourier.py where transforms of tiles are cheaper than a program
     plans.py           chooses the algorithm -> Program: steps, their sizes and offset tables
-    correlate.py         of forward and grad_input, sliding.py where groups are small; grad_weight.py of grad_weight
+    correlate.py         of forward and grad_input; grad_weight.py of grad_weight
+    sliding.py, dots.py  of all three where groups have few channels
     pool.py              of the maximum over windows and its gradient
     layout.py              where operands lie, what is packed, the workspace
     geometry.py            the offset of every tap; tiles.py the micro-kernel that takes the fewest cycles

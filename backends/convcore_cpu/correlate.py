@@ -11,7 +11,7 @@ import numpy as np
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.geometry import PlaneAxis, Tap, gather_axis, sources
 from convcore_cpu.layout import TASKS, Layout, Planes
-from convcore_cpu.program import BIAS, FIRST, OUT, WORKSPACE, Program, Step
+from convcore_cpu.program import BIAS, FIRST, OUT, SECOND, WORKSPACE, Program, Step
 from convcore_cpu.tiles import outer_kernel, padded
 
 
@@ -126,17 +126,11 @@ def _correlate(layout: Layout, direction: Direction) -> Program:
     planes, kernels, cycles = _planes_and_kernels(layout, direction)
     buffer, offset, expand = layout.weight(direction.negated)
     planes, packing = layout.place(planes, FIRST, direction.channels, direction.lines, direction.columns)
-    places = {"a_buffer": buffer, "a_offset": offset, "bias_buffer": BIAS if layout.problem.bias else -1}
-    folding: tuple[Step, ...] = ()
-    if direction.folded:
-        offset = layout.reserve(layout.batch * direction.out_image)
-        folding = (_fold(layout, offset),)
-        places |= {"bias_buffer": -1, "out_buffer": WORKSPACE, "out_offset": offset}
-    else:
-        places |= {"out_buffer": OUT, "out_offset": 0}
+    places, folding = place_result(layout, direction)
+    places |= {"a_buffer": buffer, "a_offset": offset}
     steps, exact = zip(
         *(
-            _steps(layout, direction, planes, gather, kernel, places)
+            correlate_steps(layout, direction, planes, gather, kernel, places)
             for gather, kernel in zip(direction.gathers, kernels, strict=True)
         ),
         strict=True,
@@ -149,6 +143,14 @@ def _correlate(layout: Layout, direction: Direction) -> Program:
         each=(packing, steps, folding),
         exact=(exact, folding) if direction.watch_nan else (),
     )
+
+
+def place_result(layout: Layout, direction: Direction) -> tuple[dict[str, int], tuple[Step, ...]]:
+    """Return where the result goes, and the steps that fold it if it is that of the padded image."""
+    if not direction.folded:
+        return {"bias_buffer": BIAS if layout.problem.bias else -1, "out_buffer": OUT, "out_offset": 0}, ()
+    offset = layout.reserve(layout.batch * direction.out_image)
+    return {"bias_buffer": -1, "out_buffer": WORKSPACE, "out_offset": offset}, (_fold(layout, offset),)
 
 
 def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, Sequence[MicroKernel], float]:
@@ -187,10 +189,13 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
     return planes, *kernels(planes, fits=False)
 
 
-def _steps(
+def correlate_steps(
     layout: Layout, direction: Direction, planes: Planes, gather: Gather, kernel: MicroKernel, places: dict[str, int]
 ) -> tuple[Step, Step]:
-    """Return the step of a gather, and the one that does it again when there was a NaN."""
+    """Return the step of a gather, and the one that does it again when there was a NaN.
+
+    ``places`` says where A, the bias and the result are.
+    """
     rows = len(direction.rows)
     terms = np.arange(direction.channels // layout.groups * layout.halves)[:, None]
     weight_taps = np.array(
@@ -239,6 +244,16 @@ def _steps(
         Step(f"correlate_{layout.type}", layout.groups * tiles * row_tasks, sizes, True, kernel.name, tables),
         Step(f"exact_{layout.type}", layout.groups * rows * gather.lines, sizes, True, kernel.name, tables),
     )
+
+
+def exact_in_place(layout: Layout, direction: Direction, places: dict[str, int]) -> tuple[Step, ...]:
+    """Return the steps that compute grad_input term by term, with grad_out where it lies: none reads its padding."""
+    plane = direction.lines.extent * direction.columns.extent
+    offset = direction.lines.starts[0] * direction.columns.extent + direction.columns.starts[0]
+    planes = Planes(FIRST, offset, direction.channels * plane, plane, 0, direction.columns.extent)
+    places = {"a_buffer": SECOND, "a_offset": 0, **places}
+    kernel = next(row for row in layout.micro_kernels if row.algorithm == "outer")
+    return tuple(correlate_steps(layout, direction, planes, gather, kernel, places)[1] for gather in direction.gathers)
 
 
 def _fold(layout: Layout, offset: int) -> Step:

@@ -17,7 +17,9 @@ from convcore_cpu.tiles import padded
 TASKS = 32
 #: A band up to here stays in the first-level cache, beside the lines of grad_out (bytes).
 FAST_BAND_BYTES = 24 << 10
-#: What a chunk of lines costs besides: its band's start, and the call (cycles).
+#: Columns of a chunk that are tried where a whole line is longer.
+CHUNK_COLUMNS = (512, 128)
+#: What a chunk costs besides: its band's start, and the call (cycles).
 CHUNK_CYCLES = 100
 #: Parts of the sum may together be so large (bytes).
 PART_BYTES = 4 << 20
@@ -40,10 +42,11 @@ class Bands:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The lines of grad_out summed at a time, the pitch of their band, and the micro-kernel that sums them."""
+    """The lines and columns of grad_out summed at a time, the pitch of their band, and the micro-kernel."""
 
     kernel: MicroKernel
     lines: int
+    columns: int
     pitch: int
     cycles: float
 
@@ -80,7 +83,7 @@ def grad_weight_dot(layout: Layout) -> Program:
     channels = np.arange(layout.c_per_group)[:, None] * planes.channel
     tables["a_row"] = padded((channels + planes.taps(line_taps, column_taps)).ravel(), chunk.kernel.rows)
     weights = layout.out_channels * rows
-    units = layout.batch * -(-layout.out_height // chunk.lines)
+    units = layout.batch * -(-layout.out_height // chunk.lines) * -(-layout.out_width // chunk.columns)
     parts = max(1, min(units, TASKS // layout.groups, PART_BYTES // (weights * layout.itemsize)))
     groups_per_task = max(1, layout.groups * parts // TASKS)
     one_batch = layout.batch == layout.images
@@ -112,6 +115,7 @@ def grad_weight_dot(layout: Layout) -> Program:
         "more_lines": bands.more_lines,
         "more_columns": bands.more_columns,
         "lines_at_once": chunk.lines,
+        "columns_at_once": chunk.columns,
         "parts": parts,
     }
     tasks = parts * -(-layout.groups // groups_per_task)
@@ -134,7 +138,8 @@ def grad_weight_dot(layout: Layout) -> Program:
 def _band(layout: Layout, bands: Bands, chunk: Chunk) -> tuple[Planes, dict[str, int], dict[str, np.ndarray]]:
     """Return a band as if its channels were planes, its sizes, and its tables."""
     _, x_channel, line, column = layout.strides(layout.channels, layout.height, layout.width)
-    phase = (chunk.lines + bands.more_lines) * chunk.pitch
+    # A vector of room, see band.h.
+    phase = (chunk.lines + bands.more_lines) * chunk.pitch + chunk.kernel.lanes
     phases = len(bands.lines.starts)
     sizes = {
         "x_channel": x_channel,
@@ -157,40 +162,41 @@ def _band(layout: Layout, bands: Bands, chunk: Chunk) -> tuple[Planes, dict[str,
 
 
 def _chunk(layout: Layout, bands: Bands | None) -> Chunk:
-    """Return the lines and the micro-kernel that take the fewest cycles; ``bands`` is None where there are none."""
+    """Return the chunk that takes the fewest cycles; ``bands`` is None where x and grad_out lie in planes."""
     best: Chunk | None = None
     for kernel in layout.micro_kernels:
         if kernel.algorithm != "dot":
             continue
-        for room in (FAST_BAND_BYTES, MAX_BAND_BYTES):
-            lines, pitch, fill = max(1, room // (layout.out_width * layout.itemsize)), 0, 0.0
-            if bands is not None:
-                pitch = -(-(layout.out_width + bands.more_columns) // kernel.lanes) * kernel.lanes
-                line_bytes = layout.c_per_group * bands.phases * pitch * layout.itemsize
-                lines = room // line_bytes - bands.more_lines
-                fill = layout.c_per_group * bands.phases * (6 + 2 * pitch / kernel.lanes)
-            lines = min(lines, layout.out_height)
-            if lines < 1:
-                continue
-            chunks = -(-layout.out_height // lines)
-            lines = -(-layout.out_height // chunks)
-            tiles = _tile_cycles(layout, kernel, lines)
-            more = 0 if bands is None else bands.more_lines
-            cycles = layout.images * layout.groups * chunks * (CHUNK_CYCLES + fill * (lines + more) + tiles)
-            if best is None or cycles < best.cycles:
-                best = Chunk(kernel, lines, pitch, cycles)
+        for columns in (layout.out_width, *(size for size in CHUNK_COLUMNS if size < layout.out_width)):
+            for room in (FAST_BAND_BYTES, MAX_BAND_BYTES):
+                lines, pitch, fill = max(1, room // (columns * layout.itemsize)), 0, 0.0
+                if bands is not None:
+                    pitch = -(-(columns + bands.more_columns) // kernel.lanes) * kernel.lanes
+                    planes = layout.c_per_group * bands.phases * layout.itemsize
+                    lines = (room // planes - kernel.lanes) // pitch - bands.more_lines
+                    fill = layout.c_per_group * bands.phases * (6 + 2 * pitch / kernel.lanes)
+                lines = min(lines, layout.out_height)
+                if lines < 1:
+                    continue
+                down, across = -(-layout.out_height // lines), -(-layout.out_width // columns)
+                lines = -(-layout.out_height // down)
+                more = 0 if bands is None else bands.more_lines
+                chunk = CHUNK_CYCLES + fill * (lines + more) + _tile_cycles(layout, kernel, lines, columns)
+                cycles = layout.images * layout.groups * down * across * chunk
+                if best is None or cycles < best.cycles:
+                    best = Chunk(kernel, lines, columns, pitch, cycles)
     if best is None:
         raise UnsupportedError("its algorithm 'dot' has too many channels in a group for its bands")
     return best
 
 
-def _tile_cycles(layout: Layout, kernel: MicroKernel, lines: int) -> float:
-    """Return the cycles of all tiles of a group over so many lines: by arithmetic or loads, and adding up the lanes."""
+def _tile_cycles(layout: Layout, kernel: MicroKernel, lines: int, columns: int) -> float:
+    """Return the cycles of all tiles of a group over a chunk: by arithmetic or loads, and adding up the lanes."""
     vectors = kernel.columns // kernel.lanes
     tiles = -(-layout.c_per_group * layout.taps // kernel.rows) * -(-layout.k_per_group // vectors)
-    across = -(-layout.out_width // kernel.lanes)
+    across = -(-columns // kernel.lanes)
     loads = (0.95 if kernel.isa == "avx512" else 0.6) * kernel.rows + 0.5 * vectors
     step = max(0.5 * kernel.rows * vectors, loads, 2.0)
     # Without masks the last vector of a line is loaded lane by lane.
-    last = 8.0 * (kernel.rows + vectors) if kernel.isa == "baseline" and layout.out_width % kernel.lanes else 2.0
+    last = 8.0 * (kernel.rows + vectors) if kernel.isa == "baseline" and columns % kernel.lanes else 2.0
     return tiles * (20 + lines * (last + across * step) + 6.0 * kernel.rows * vectors)

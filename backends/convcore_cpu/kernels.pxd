@@ -115,7 +115,7 @@ cdef extern from "kernels/steps.h" nogil:
         index_t g_buffer, g_offset, g_image, g_channel, g_line
         index_t out_buffer, out_offset, out_part, one_batch
         index_t groups, groups_per_task, k_per_group, channels, rows
-        index_t lines, width, more_lines, more_columns, lines_at_once, parts
+        index_t lines, width, more_lines, more_columns, lines_at_once, columns_at_once, parts
 
     ctypedef struct lines_step:
         lines_sizes sizes

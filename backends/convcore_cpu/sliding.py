@@ -9,11 +9,18 @@ from itertools import groupby, pairwise, product
 
 import numpy as np
 
-from convcore_cpu.correlate import Direction, Gather, forward_direction, grad_input, grad_input_direction
+from convcore_cpu.correlate import (
+    Direction,
+    Gather,
+    exact_in_place,
+    forward_direction,
+    grad_input_direction,
+    place_result,
+)
 from convcore_cpu.engine import MAX_BAND_BYTES, MicroKernel
 from convcore_cpu.geometry import Tap, forward_axis
 from convcore_cpu.layout import Layout
-from convcore_cpu.program import BIAS, FIRST, OUT, SECOND, WORKSPACE, Cost, Program, Step, UnsupportedError
+from convcore_cpu.program import BIAS, FIRST, OUT, SECOND, Cost, Program, Step, UnsupportedError
 
 #: In groups of more channels a vector of x is better multiplied by a vector of weights.
 MOST_CHANNELS = 16
@@ -22,7 +29,7 @@ PIECES = 8
 #: Tasks there should be.
 TASKS = 32
 #: What a piece costs however small it is.
-PIECE_CYCLES = 150
+PIECE_CYCLES = 30
 #: Columns of a piece that are tried where a whole line is longer.
 PIECE_COLUMNS = (512, 256, 128, 64)
 #: Lines of x that a tile may read where they lie: more of them, a power of two apart, push each other out of the cache.
@@ -49,19 +56,15 @@ def grad_input_sliding(layout: Layout) -> Program:
     """
     _refuse(layout)
     problem, direction = layout.problem, grad_input_direction(layout)
-    direct = grad_input(layout)
-    folding, places = direct.each[-1], {}
-    if folding:
-        places = {"bias_buffer": -1, "out_buffer": WORKSPACE, "out_offset": folding[0].sizes["src_offset"]}
+    if direction.folded:
+        layout.set_batch(direction.out_image)
+    places, folding = place_result(layout, direction)
     step, cost = _step(Slide(layout, direction, problem.stride, problem.dilation, layout.kernel_width, sign=-1), places)
-    return replace(
-        direct,
-        algorithm="sliding",
-        kernel=step.kernel,
-        cost=cost,
-        each=((step,), folding),
-        exact=(direct.each[0], *direct.exact) if direct.exact else (),
+    exact = exact_in_place(layout, direction, places) if direction.watch_nan else ()
+    program = layout.program(
+        "sliding", step.kernel, 0, each=((step,), folding), exact=(exact, folding) if exact else ()
     )
+    return replace(program, cost=cost)
 
 
 def grad_weight_sliding(layout: Layout) -> Program:
@@ -200,14 +203,16 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
     cycles, kernel, pieces = _cheapest(slide, patches)
     phases, (more_lines, more_columns) = len(direction.lines.starts), slide.reach
     pitch, band_lines = _band(slide, kernel, pieces)
-    group_band = slide.channels * slide.phases * band_lines * pitch
+    # A vector of room, see band.h.
+    phase = band_lines * pitch + kernel.lanes
+    group_band = slide.channels * slide.phases * phase
 
     gathers, table = [], []
     for gather, of_gather in zip(direction.gathers, patches, strict=True):
         first = len(table)
         for patch in of_gather:
             u, v = patch.line, patch.column
-            x = (v.phase * phases + u.phase) * band_lines * pitch + u.offset * pitch + v.offset
+            x = (v.phase * phases + u.phase) * phase + u.offset * pitch + v.offset
             table.append((x, u.index * slide.width + v.index, patch.lines, patch.columns))
         gathers.append((gather.out_offset, gather.lines, gather.width, first, len(table)))
 
@@ -252,8 +257,8 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
         "x_channel": channel,
         "line_phases": phases,
         "column_phases": len(direction.columns.starts),
-        "channel": band_lines * pitch * slide.phases,
-        "phase": band_lines * pitch,
+        "channel": phase * slide.phases,
+        "phase": phase,
         "pitch": pitch,
     }
     tables = {
@@ -324,10 +329,12 @@ def _partitions(slide: Slide, kernel: MicroKernel) -> Iterator[Pieces]:
     for piece_columns in (columns, *(size for size in PIECE_COLUMNS if kernel.columns <= size < columns)):
         across = -(-columns // piece_columns)
         pitch, more_lines = _band(slide, kernel, Pieces(np.empty(0), 0, piece_columns))
-        plane = slide.channels * slide.phases * pitch * slide.layout.itemsize
+        planes = slide.channels * slide.phases * slide.layout.itemsize
         share = -(-PIECES // (slide.repeats * across))
         for room in (FAST_BAND_BYTES, MAX_BAND_BYTES):
-            most = min((room // plane - more_lines) // at_once, -(-lines // at_once // share))
+            most = min(
+                ((room // planes - kernel.lanes) // pitch - more_lines) // at_once, -(-lines // at_once // share)
+            )
             if most < 1:
                 continue
             down = -(-lines // (most * at_once))

@@ -63,7 +63,6 @@ static int draw(void) { return rand() % 17 - 8; }
                                                .k_per_group = K,                                                       \
                                                .channels = 1,                                                          \
                                                .rows = TAPS,                                                           \
-                                               .width = width,                                                         \
                                                .more_lines = 1,                                                        \
                                                .more_columns = 4},                                                     \
                                      .kernel = row,                                                                    \
@@ -72,8 +71,9 @@ static int draw(void) { return rand() % 17 - 8; }
                                               .columns = &across,                                                      \
                                               .fill = &fill},                                                          \
                                      .a_row = a_row};                                                                  \
+            const index_t chunk[] = {1, 0, LINES, width};                                                              \
             for (int add = 0; add < 2; add++) {                                                                        \
-                ((dot_function *)row->function)(&step, x, g, 1, LINES, add, out);                                      \
+                ((dot_function *)row->function)(&step, x, g, chunk, add, out);                                         \
                 for (int k = 0; k < K; k++) {                                                                          \
                     for (int m = 0; m < TAPS; m++) {                                                                   \
                         TYPE sum = add ? expected[k * TAPS + m] : 0;                                                   \

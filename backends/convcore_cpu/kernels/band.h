@@ -3,7 +3,8 @@
  *     band[c, phase (v, u), i, j] = x[c, lines[u](first_line + i), columns[v](first_column + j)]
  *
  * Positions outside the source are fill, or what the tables line_of and column_of name: pack.h's planes, for one piece.
- * Of each line only those positions are written that the planes have; what follows is read by lanes that are dropped.
+ * Of each line only those positions are written that the planes have, and up to a vector past them, which the next line
+ * overwrites; the caller leaves a vector of room after each phase.  What follows is read by lanes that are dropped.
  */
 
 /* Elements `step` apart side by side; up to a vector is written past the end. */
@@ -50,25 +51,24 @@ static inline void NAMED(fill_line)(TYPE *to, const TYPE *from, const NAMED(band
     for (index_t j = hi; j < columns->count; j++) to[j] = from[columns->of[j]];
 }
 
-/* Lines are written in the order they have in the band, since what is written past the end of one is the next one's. */
 static void NAMED(fill_band)(const band *s, const TYPE *x, index_t channels, index_t first_line, index_t first_column,
                              index_t band_lines, index_t band_columns, TYPE *band) {
     const band_sizes *z = &s->sizes;
     const TYPE fill = *(const TYPE *)s->fill;
-    for (index_t c = 0; c < channels; c++) {
-        for (index_t phase = 0; phase < z->line_phases * z->column_phases; phase++) {
-            const index_t v = z->line_phases == 1 ? phase : phase / z->line_phases, u = phase - v * z->line_phases;
-            const axis lines = s->lines[u], across = s->columns[v];
-            const index_t last = lines.size < first_line + band_lines ? lines.size : first_line + band_lines;
-            const index_t left = across.size - first_column, count = left < band_columns ? left : band_columns;
-            const index_t before = across.lo - first_column, end = across.hi - first_column;
-            const index_t lo = before < 0 ? 0 : before < count ? before : count;
-            const index_t hi = end < lo ? lo : end < count ? end : count;
-            const index_t *const line_of = s->line_of ? s->line_of + u * lines.size : NULL;
-            const NAMED(band_columns)
-                columns = {count,       lo,
-                           hi,          across.base + first_column * across.step,
-                           across.step, s->column_of ? s->column_of + v * across.size + first_column : NULL};
+    for (index_t phase = 0; phase < z->line_phases * z->column_phases; phase++) {
+        const index_t v = z->line_phases == 1 ? phase : phase / z->line_phases, u = phase - v * z->line_phases;
+        const axis lines = s->lines[u], across = s->columns[v];
+        const index_t last = lines.size < first_line + band_lines ? lines.size : first_line + band_lines;
+        const index_t left = across.size - first_column, count = left < band_columns ? left : band_columns;
+        const index_t before = across.lo - first_column, end = across.hi - first_column;
+        const index_t lo = before < 0 ? 0 : before < count ? before : count;
+        const index_t hi = end < lo ? lo : end < count ? end : count;
+        const index_t *const line_of = s->line_of ? s->line_of + u * lines.size : NULL;
+        const NAMED(band_columns)
+            columns = {count,       lo,
+                       hi,          across.base + first_column * across.step,
+                       across.step, s->column_of ? s->column_of + v * across.size + first_column : NULL};
+        for (index_t c = 0; c < channels; c++) {
             const TYPE *from = x + c * z->x_channel;
             TYPE *to = band + c * z->channel + phase * z->phase;
             for (index_t i = first_line; i < last; i++, to += z->pitch) {

@@ -34,11 +34,12 @@ static inline __attribute__((always_inline)) void NAMED(multiply_lanes)(const in
 /* `rows` rows of `vectors` channels, of which `channels` are kept. */
 static inline __attribute__((always_inline)) void NAMED(dot_tile)(const int rows, const int vectors,
                                                                   const lines_sizes *z, const index_t *a_row,
-                                                                  index_t lines, index_t kept, index_t channels,
+                                                                  index_t lines, index_t width, index_t kept,
+                                                                  index_t channels,
                                                                   const TYPE *b, index_t pitch, const TYPE *g,
                                                                   int add, TYPE *out) {
     enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
-    const index_t whole = z->width / LANES * LANES;
+    const index_t whole = width / LANES * LANES;
     const TYPE *b_row[MAX_TILE_ROWS], *g_row[MAX_TILE_VECTORS];
     NAMED(tile) sum;
     UNROLL for (int v = 0; v < vectors; v++) g_row[v] = g + (v < channels ? v : channels - 1) * z->g_channel;
@@ -49,9 +50,9 @@ static inline __attribute__((always_inline)) void NAMED(dot_tile)(const int rows
     for (index_t p = 0; p < lines; p++) {
         for (index_t q = 0; q < whole; q += LANES)
             NAMED(multiply_lanes)(rows, vectors, b_row, p * pitch + q, g_row, p * z->g_line + q, LANES, sum);
-        if (whole < z->width)
+        if (whole < width)
             NAMED(multiply_lanes)(rows, vectors, b_row, p * pitch + whole, g_row, p * z->g_line + whole,
-                                  z->width - whole, sum);
+                                  width - whole, sum);
     }
     UNROLL for (int v = 0; v < vectors; v++) {
         if (v >= channels) return;
@@ -64,22 +65,22 @@ static inline __attribute__((always_inline)) void NAMED(dot_tile)(const int rows
     }
 }
 
-/* Some lines of one image and group. */
+/* A chunk of one image and group: (line, column, lines, columns) of grad_out. */
 static inline __attribute__((always_inline)) void NAMED(dot)(const int rows, const int vectors, const lines_step *s,
-                                                             const TYPE *x, const TYPE *g, index_t first_line,
-                                                             index_t lines, int add, TYPE *out) {
+                                                             const TYPE *x, const TYPE *g, const index_t *chunk,
+                                                             int add, TYPE *out) {
     const lines_sizes *z = &s->sizes;
+    const index_t line = chunk[0], column = chunk[1], lines = chunk[2], width = chunk[3];
     _Alignas(64) TYPE room[MAX_BAND_BYTES / sizeof(TYPE) + MAX_TILE];
     const TYPE *b = room;
-    if (z->in_place) b = x + first_line * z->x_pitch;
+    if (z->in_place) b = x + line * z->x_pitch + column;
     else
-        NAMED(fill_band)(&s->band, x, z->channels, first_line, 0, lines + z->more_lines, z->width + z->more_columns,
-                         room);
+        NAMED(fill_band)(&s->band, x, z->channels, line, column, lines + z->more_lines, width + z->more_columns, room);
+    g += line * z->g_line + column;
     for (index_t k = 0; k < z->k_per_group; k += vectors) {
         for (index_t m = 0; m < z->rows; m += rows) {
-            NAMED(dot_tile)(rows, vectors, z, s->a_row + m, lines, z->rows - m, z->k_per_group - k, b,
-                            z->x_pitch, g + k * z->g_channel + first_line * z->g_line, add,
-                            out + k * z->rows + m);
+            NAMED(dot_tile)(rows, vectors, z, s->a_row + m, lines, width, z->rows - m, z->k_per_group - k, b,
+                            z->x_pitch, g + k * z->g_channel, add, out + k * z->rows + m);
         }
     }
 }

@@ -47,9 +47,8 @@ enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
 
 #define ARGUMENTS_outer const outer_loop *loop, const void *a, const void *b, const void *init, void *out
 #define PASS_outer loop, a, b, init, out
-#define ARGUMENTS_dot                                                                                                  \
-    const lines_step *s, const void *x, const void *g, index_t first_line, index_t lines, int add, void *out
-#define PASS_dot s, x, g, first_line, lines, add, out
+#define ARGUMENTS_dot const lines_step *s, const void *x, const void *g, const index_t *chunk, int add, void *out
+#define PASS_dot s, x, g, chunk, add, out
 #define ARGUMENTS_sliding                                                                                              \
     const sliding_step *s, const index_t *piece, const void *x, const void *w, const void *bias, int how, void *out,   \
         index_t groups

@@ -105,7 +105,7 @@ typedef struct {
     index_t g_buffer, g_offset, g_image, g_channel, g_line;
     index_t out_buffer, out_offset, out_part, one_batch;
     index_t groups, groups_per_task, k_per_group, channels, rows; /* of a group; rows: channels times taps */
-    index_t lines, width, more_lines, more_columns, lines_at_once, parts;
+    index_t lines, width, more_lines, more_columns, lines_at_once, columns_at_once, parts;
 } lines_sizes;
 typedef struct {
     lines_sizes sizes;
@@ -113,8 +113,7 @@ typedef struct {
     band band;
     const index_t *a_row;
 } lines_step;
-typedef void dot_function(const lines_step *s, const void *x, const void *g, index_t first_line, index_t lines, int add,
-                          void *out);
+typedef void dot_function(const lines_step *s, const void *x, const void *g, const index_t *chunk, int add, void *out);
 
 /* reduce.h */
 typedef struct {
