@@ -177,9 +177,11 @@ class Engine:
                 changed = operand is not None and operand.tobytes() != bits
                 assert not changed, f"its operand `{name}` was changed: {problem}"
             assert type(result) is np.ndarray, f"the result must be a numpy.ndarray, got {type(result).__name__}"
+            dtype = result.dtype.newbyteorder("=")
+            assert dtype == problem.result_dtype, f"dtype is {dtype}, must be {problem.result_dtype}: {problem}"
             assert target is None or result is target, "a call with out= must return out itself"
             guarded.check(problem)
-            native = result.astype(result.dtype.newbyteorder("="), copy=False)
+            native = result.astype(dtype, copy=False)
             errors = self._check(expectation, native, plan, poisoned=target is guarded.out)
             record.current().note_errors(problem, errors, plan.algorithm)
 
