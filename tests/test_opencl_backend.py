@@ -230,6 +230,20 @@ def test_a_tiled_gradient_gives_the_same_bits_each_time(backend):
     assert plan(x, g).tobytes() == plan(x, g).tobytes()
 
 
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "strip"])
+def test_a_new_shape_with_a_known_specialisation_builds_nothing(backend, algorithm, monkeypatch):
+    known = problem(image=(1, 3, 20, 20), kernel=(16, 3, 3), algorithm=algorithm)
+    backend.plan(known)(*operands(known))
+
+    def build(*_):
+        raise AssertionError("a program was built")
+
+    monkeypatch.setattr(program, "build", build)
+    other = problem(image=(2, 5, 20, 20), kernel=(16, 3, 3), algorithm=algorithm)
+    given = operands(other)
+    assert_right(other, backend.plan(other)(*given), *given)
+
+
 def test_a_transposed_convolution_may_ask_for_a_smaller_output(backend):
     for algorithm in ALGORITHMS:
         p = problem("grad_input", (1, 2, 9, 9), (3, 3, 3), (2, 2), algorithm=algorithm, output_shape=(1, 3, 2, 3))
