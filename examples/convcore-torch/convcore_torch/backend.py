@@ -42,17 +42,12 @@ def compute(problem, first, second=None):
     """Return the result of a problem, without its bias."""
     if problem.op == "grad_bias":
         return first.sum((0, 2, 3))
-    (*images, h, w), (*_, p, q), ((top, bottom), (left, right)) = (
-        problem.input_shape,
-        problem.output_shape,
-        problem.padding,
-    )
+    (top, bottom), (left, right) = problem.padding
+    *images, h, w = problem.input_shape
+    taps, outputs = problem.weight_shape[2:], problem.output_shape[2:]
     # The kernel sees the padded image up to here; what a stride leaves over is cut off.
     seen_h, seen_w = (
-        (outputs - 1) * stride + (taps - 1) * dilation + 1
-        for outputs, stride, taps, dilation in zip(
-            (p, q), problem.stride, problem.weight_shape[2:], problem.dilation, strict=True
-        )
+        (outputs[axis] - 1) * problem.stride[axis] + (taps[axis] - 1) * problem.dilation[axis] + 1 for axis in (0, 1)
     )
     geometry = problem.stride, 0, problem.dilation, problem.groups
     if problem.op == "grad_input":
