@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +22,9 @@ def bench(
         str, typer.Option(help="Who is compared, the first one with each other: cpu, opencl:1, torch, opencv, jax, …")
     ] = CONTENDERS,
     problems: Annotated[
-        str, typer.Option(help='Sets, networks, FILE.json, or "n1 c64 h56 w56 k64 r3 s3 p1"; separated by commas.')
-    ] = "resnet50",
+        str,
+        typer.Option(help='Sets, networks, FILE.json, "n1 c64 h56 w56 k64 r3 s3 p1"; by default resnet50.'),
+    ] = "",
     direction: Annotated[str, typer.Option(help="forward, grad_input, grad_weight, step.")] = "forward",
     batch: Annotated[str, typer.Option(help="Images; a problem's own n stands unless it is named here.")] = "",
     dtype: Annotated[str, typer.Option(help="float32, float64.")] = "float32",
@@ -33,6 +34,9 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="A few layers and few rounds.")] = False,
     isolate: Annotated[bool, typer.Option("--isolate", help="A process for each contender; they take turns.")] = False,
     budget: Annotated[float, typer.Option(help="Seconds of rounds for a case.")] = 1.0,
+    patience: Annotated[
+        float, typer.Option(help="Seconds for which rounds that other processes disturb are played again.")
+    ] = 5.0,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the records here.")] = None,
     append: Annotated[bool, typer.Option("--append", help="Keep what else is in the --json file.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write the report here, one page.")] = None,
@@ -41,6 +45,7 @@ def bench(
 ) -> None:
     """Compare backends with each other and with other libraries; every answer is checked before it is timed."""
     from convcore_bench import machine, results, table
+    from convcore_bench.driver import Effort
     from rich.console import Console
 
     console = Console()
@@ -54,13 +59,19 @@ def bench(
         older = results.read(as_json) if append and as_json and as_json.exists() else None
         if older:
             results.same_machine({"machine": about}, older, as_json)
-        cases = list(
-            _cases(QUICK if quick and problems == "resnet50" else problems, direction, batch, dtype, accuracy, threads)
-        )
-        found = {"machine": about} | _measure(console, backends, cases, allocator, budget, isolate, quick)
+        problems = problems or (QUICK if quick else "resnet50")
+        cases = list(_cases(problems, direction, batch, dtype, accuracy, threads))
+
+        def keep(found: dict[str, Any]) -> None:
+            """Write what there is, so that a run that is cut short leaves what it has measured."""
+            if as_json:
+                results.write(as_json, results.merge(older, found, as_json) if older else found)
+
+        effort = Effort(budget=budget, patience=patience)
+        effort = replace(effort, rounds=7, budget=min(budget, 0.4), patience=min(patience, 1.0)) if quick else effort
+        found = _measure(console, about, backends, cases, allocator, effort, isolate, keep)
     table.show(console, found, stored)
     if as_json and not show:
-        results.write(as_json, results.merge(older, found, as_json) if older else found)
         console.print(f"records: {as_json}", highlight=False, soft_wrap=True)
     if html:
         from convcore_bench import page
@@ -107,23 +118,29 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _measure(
-    console: Any, backends: str, cases: list[Any], allocator: str, budget: float, isolate: bool, quick: bool
-) -> Any:
+    console: Any,
+    about: dict[str, Any],
+    backends: str,
+    cases: list[Any],
+    allocator: str,
+    effort: Any,
+    isolate: bool,
+    keep: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
     from convcore_bench import driver, machine
     from convcore_bench.peers import choose
 
     modes = list(driver.ALLOCATORS) if allocator == "both" else _words("--allocator", allocator, driver.ALLOCATORS)
-    effort = driver.Effort(rounds=7, budget=min(budget, 0.4)) if quick else driver.Effort(budget=budget)
     peers = choose(backends)
     peaks = {str(count): machine.peaks(count) for count in sorted({case.threads for case in cases})}
-    records: list[dict[str, Any]] = []
-    about: dict[str, Any] = {}
+    found: dict[str, Any] = {"machine": about, "peaks": peaks, "peers": {}, "records": []}
     with _progress(console, len(cases) * len(modes)) as advance:
         for field, record in driver.plan_of(peers, cases, modes, effort, isolate):
-            records.append(record)
-            about |= field.about | {name: {"missing": reason} for name, reason in field.missing.items()}
+            found["records"].append(record)
+            found["peers"] |= field.about | {name: {"missing": reason} for name, reason in field.missing.items()}
+            keep(found)
             advance(record["layer"])
-    return {"peaks": peaks, "peers": about, "records": records}
+    return found
 
 
 @contextlib.contextmanager

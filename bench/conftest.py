@@ -139,5 +139,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 def pytest_benchmark_compare_machine_info(config, benchmarksession, machine_info, compared_benchmark):
     """Refuse where pytest-benchmark would only warn."""
     other = compared_benchmark["machine_info"].get("convcore", {"fingerprint": "unknown"})
-    results.same_machine({"machine": machine_info["convcore"]}, {"machine": other}, "the stored benchmark")
-    return True
+    try:
+        results.same_machine({"machine": machine_info["convcore"]}, {"machine": other}, "the stored benchmark")
+    except results.OtherMachine as refusal:
+        pytest.exit(str(refusal), returncode=2)

@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from convcore_bench.case import Case
+from convcore_bench.machine import Watch
 from convcore_bench.peers import Peer
 from convcore_bench.rounds import UNSTABLE, medians, paired_ratio, play, spread
 
@@ -34,6 +37,8 @@ POOLS = (
     "POCL_MAX_PTHREAD_COUNT",
 )
 TWIN = "A/A"
+#: A round is disturbed when other processes take more than this part of the cores.
+DISTURBED = 0.1
 # Keeps a process to as many cores as it has threads, where the system can, before any library starts a thread.
 _START = """
 import os, sys
@@ -176,11 +181,37 @@ class Field:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: rounds at most, and seconds after which no further one is begun."""
+    """How long to measure.
+
+    Attributes
+    ----------
+    rounds, least : int
+        Rounds at most and at least.
+    budget : float
+        Seconds after which no further round is begun.
+    patience : float
+        Seconds for which rounds that other processes disturbed are played again, after that they count.
+    """
 
     rounds: int = 11
     least: int = 5
     budget: float = 1.0
+    patience: float = 5.0
+
+
+class Disturbance:
+    """Says of each round whether others took too much of the cores, as long as there is patience."""
+
+    def __init__(self, pids: Iterable[int], patience: float) -> None:
+        self.watch, self.end = Watch(pids), time.perf_counter() + patience
+        self.shares: list[float] = []
+
+    def __call__(self) -> bool:
+        share = self.watch.share()
+        if share > DISTURBED and time.perf_counter() < self.end:
+            return True
+        self.shares.append(share)
+        return False
 
 
 def compare(contenders: Field, case: Case, effort: Effort) -> dict[str, Any]:
@@ -200,10 +231,11 @@ def compare(contenders: Field, case: Case, effort: Effort) -> dict[str, Any]:
     samplers = {name: partial(contenders.sample, name) for name in ready} | {TWIN: partial(contenders.sample, first)}
     once = {name: reply["seconds"] for name, reply in ready.items()} | {TWIN: ready[first]["seconds"]}
     try:
-        times = play(samplers, once, rounds=effort.rounds, least=effort.least, budget=effort.budget)
+        others = Disturbance([os.getpid(), *(host.process.pid for host in contenders.started)], effort.patience)
+        times = play(samplers, once, rounds=effort.rounds, least=effort.least, budget=effort.budget, disturbed=others)
     except Crashed as crash:
         return record | {"contenders": {}, "ratios": {}, "out": out | {"a contender": {"failed": str(crash)}}}
-    return record | judge(case, ready, times)
+    return record | judge(case, ready, times) | {"others": statistics.median(others.shares)}
 
 
 def judge(case: Case, ready: dict[str, dict[str, Any]], times: dict[str, list[float]]) -> dict[str, Any]:

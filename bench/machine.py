@@ -9,7 +9,7 @@ import platform
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,6 +56,39 @@ def describe() -> dict[str, Any]:
         "versions": {"convcore": convcore.__version__} | _versions(),
         "commit": _commit(),
     }
+
+
+class Watch:
+    """What part of the cores is taken by others than some processes; known where there is a ``/proc/stat``.
+
+    Parameters
+    ----------
+    pids : iterable of int
+        The processes that are ours.
+    """
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self.pids = list(pids)
+        self.last = self._ticks()
+
+    def share(self) -> float:
+        """Return the others' part of the cores since the last time this was asked; 0 where it is not known."""
+        before, self.last = self.last, self._ticks()
+        total, busy, ours = (now - then for now, then in zip(self.last, before, strict=True))
+        return max(0.0, (busy - ours) / total) if total > 0 else 0.0
+
+    def _ticks(self) -> tuple[int, int, int]:
+        """Return ticks of all cores: all, not idle, and of our processes."""
+        try:
+            ticks = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
+            ours = 0
+            for pid in self.pids:
+                # The name, in parentheses, may hold anything; utime and stime are fields 14 and 15.
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ours += int(fields[11]) + int(fields[12])
+        except OSError:
+            return 0, 0, 0
+        return sum(ticks), sum(ticks) - ticks[3] - ticks[4], ours
 
 
 def peaks(threads: int, seconds: float = 0.05) -> dict[str, float]:

@@ -71,12 +71,15 @@ def _summary(records: Sequence[Record], colours: dict[str, int]) -> str:
         for (name, direction), (value, count) in means.items()
     ]
     floor = noise_floor(records, statistics.median)
+    others = max(record["others"] for record in records)
     unstable = sum(mine["unstable"] for record in records for mine in record["contenders"].values())
     total = sum(len(record["contenders"]) for record in records)
     return (
         f"<p>Geometric means of how many times as long each takes as <b>{first}</b>: above 1, {first} is faster. Noise "
         f"floor (A/A): a contender and its twin differ by {floor:.1%} in the median and {noise_floor(records):.1%} at "
-        f'most; {unstable} of {total} times are marked unstable.</p><div class="tiles">{"".join(tiles)}</div>'
+        f"most; {unstable} of {total} times are marked unstable; other processes took up to {others:.0%} of the "
+        "cores.</p>"
+        f'<div class="tiles">{"".join(tiles)}</div>'
     )
 
 

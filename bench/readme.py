@@ -20,14 +20,24 @@ Record = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 README, PLOT = ROOT / "README.md", ROOT / "docs" / "images" / "bench.svg"
 BEGIN, END = "<!-- make report: begin -->", "<!-- make report: end -->"
+TITLE = "How many times as long as convcore PyTorch's better layout takes: layers sorted, a line for each direction"
 #: Rows: a peer's name for people, and the contenders of whom the fastest counts.
 PEERS = {
     "PyTorch, the better layout": ("torch-nchw", "torch-nhwc"),
     "OpenCV": ("opencv",),
     "SciPy, the best way": ("scipy-direct", "scipy-fft", "ndimage"),
-    "the NumPy backend": ("numpy",),
+    "JAX": ("jax",),
+    "the `opencl` backend, arrays resident": ("opencl-resident",),
+    "tinygrad on OpenCL": ("tinygrad",),
+    "the `numpy` backend": ("numpy",),
 }
-NETWORKS = {"resnet50": "ResNet-50", "vgg16": "VGG-16", "mobilenet_v2": "MobileNet-V2", "unet": "UNet"}
+NETWORKS = {"resnet50": "ResNet-50", "vgg16": "VGG-16", "mobilenet_v2": "MobileNet-V2", "alexnet": "AlexNet"}
+
+OTHERS = {
+    "image512": "one image of 512², kernels of 3 to 31",
+    "image2048": "one image of 2048², kernels of 3 to 31",
+    "kernel": "32 channels, 56², kernels of 1 to 15",
+}
 
 
 def main() -> None:
@@ -50,7 +60,10 @@ def made() -> dict[Path, str]:
     found = stored()
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    body = "\n".join(_machine(each) for each in found)
+    if not found:
+        none = "No results are stored. `bench/publish.sh NAME` measures them, `make report` writes them here."
+        return {README: f"{before}{BEGIN}\n{none}\n{END}{after}"}
+    body = "\n\n".join([f"![{TITLE}](docs/images/{PLOT.name})", *map(_machine, found)])
     return {README: f"{before}{BEGIN}\n{body}\n{END}{after}", PLOT: plot(found)}
 
 
@@ -87,7 +100,8 @@ def _machine(found: dict[str, Any]) -> str:
         f"|---|---|---|---|{'---|' * len(DIRECTIONS)}",
         *_rows(records),
         "",
-        f"Noise: a contender and its own twin differ by {noise_floor(records, statistics.median):.1%} in the median. "
+        f"Noise: a contender and its own twin differ by {noise_floor(records, statistics.median):.1%} in the median; "
+        f"other processes took {statistics.median(r['others'] for r in records if 'others' in r):.1%} of the cores. "
         f"Devices measured: {devices}; nothing else was. Commit {machine['commit']}; Python {machine['python']}, "
         f"{versions}.",
     ]
@@ -104,7 +118,7 @@ def _rows(records: Sequence[Record]) -> Iterable[str]:
         for title, names in PEERS.items():
             cells = [_cell(group, direction, names) for direction in DIRECTIONS]
             if any(cell != "-" for cell in cells):
-                name = NETWORKS.get(kind, kind.replace("image", "one image, ") + ("²" if "image" in kind else ""))
+                name = NETWORKS.get(kind) or OTHERS.get(kind, kind)
                 yield f"| {name} | {title} | {batch} | {allocator} | {' | '.join(cells)} |"
 
 
@@ -133,8 +147,7 @@ def plot(found: Sequence[dict[str, Any]]) -> str:
         f"<style>svg {{ background: var(--ground); {charts.variables(charts.LIGHT)} }} "
         f"@media (prefers-color-scheme: dark) {{ svg {{ {charts.variables(charts.DARK)} }} }} {charts.STYLE}</style>"
     )
-    title = "How many times as long as convcore PyTorch's better layout takes: layers sorted, a line for each direction"
-    return chart.svg(title).replace(">", f">{style}", 1) + "\n"
+    return chart.svg(TITLE).replace(">", f">{style}", 1) + "\n"
 
 
 if __name__ == "__main__":

@@ -74,5 +74,9 @@ def merge(older: dict[str, Any], newer: dict[str, Any], path: Path) -> dict[str,
     same_machine(newer, older, path)
     records = {key(record): record for record in older["records"]}
     records |= {key(record): record for record in newer["records"]}
-    peers = older["peers"] | newer["peers"]
-    return newer | {"peers": peers, "records": list(records.values())}
+    peaks = {**older["peaks"]}
+    for threads, measured in newer["peaks"].items():
+        known = peaks.get(threads, measured)
+        # What was reached once can be reached.
+        peaks[threads] = {name: max(value, known[name]) for name, value in measured.items()}
+    return newer | {"peaks": peaks, "peers": older["peers"] | newer["peers"], "records": list(records.values())}

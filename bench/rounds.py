@@ -63,6 +63,7 @@ def play(
     sample: float = 2e-3,
     budget: float = 2.0,
     seed: int = 0,
+    disturbed: Callable[[], bool] = lambda: False,
 ) -> dict[str, list[float]]:
     """Return, for every contender, the seconds of a call in each round.
 
@@ -80,17 +81,21 @@ def play(
         Seconds after which no further round is begun.
     seed : int
         Of the order.
+    disturbed : callable
+        Asked after each round: whether it must be played again.
     """
     calls = {name: max(1, round(sample / max(first[name], 1e-7))) for name in samplers}
     times: dict[str, list[float]] = {name: [] for name in samplers}
     order, shuffle = list(samplers), random.Random(seed).shuffle
     start = time.perf_counter()
-    for number in range(rounds):
-        if number >= least and time.perf_counter() - start > budget:
-            break
+    played = 0
+    while played < least or (played < rounds and time.perf_counter() - start < budget):
         shuffle(order)
-        for name in order:
-            times[name].append(samplers[name](calls[name]))
+        samples = {name: samplers[name](calls[name]) for name in order}
+        if not disturbed():
+            played += 1
+            for name, seconds_a_call in samples.items():
+                times[name].append(seconds_a_call)
     return times
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from convcore_bench.driver import DISTURBED
 from convcore_bench.results import key
 from rich import box
 from rich.cells import cell_len
@@ -31,6 +32,12 @@ def show(console: Console, results: dict[str, Any], stored: dict[str, Any] | Non
         console.print(line, highlight=False, soft_wrap=True)
     floor = noise_floor(records)
     if floor is not None:
+        others = max(record["others"] for record in records if "others" in record)
+        if others > DISTURBED:
+            console.print(
+                f"[red]Other processes took up to {others:.0%} of the cores[/]: repeat this on a quiet machine.",
+                highlight=False,
+            )
         middle = noise_floor(records, statistics.median)
         console.print(
             "★ fastest, by more than the noise; [yellow]~[/] unstable; in brackets the interval of 95 %. "

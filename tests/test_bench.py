@@ -5,16 +5,19 @@ import json
 import os
 import random
 import re
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from convcore_bench import problem_set, results, rounds
+from convcore_bench import problem_set, readme, results, rounds
 from convcore_bench.case import DIRECTIONS, STEP, Case, WrongAnswer, check, oracle
 from convcore_bench.driver import TWIN, Crashed, Effort, Field, Host, compare, judge
 from convcore_bench.host import Contenders, judged
-from convcore_bench.machine import peaks
+from convcore_bench.machine import Watch, peaks
 from convcore_bench.peaks import multiply_add
 from convcore_bench.peers import Peer, Refused, Work, choose, everybody
 from convcore_cpu.engine import ISAS
@@ -218,6 +221,27 @@ def test_rounds_give_everyone_a_turn_in_changing_order():
     assert len(set(turns)) > 3
 
 
+def test_a_disturbed_round_is_played_again():
+    answers = iter([True, False, True, True, False, False])
+    samples = iter(range(1, 100))
+    samplers = {"a": lambda calls: float(next(samples))}
+    times = rounds.play(samplers, {"a": 1e-3}, rounds=3, least=3, disturbed=lambda: next(answers))
+    assert times == {"a": [2.0, 5.0, 6.0]}
+
+
+def test_what_others_take_of_the_cores_is_seen():
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        ours, others = Watch([busy.pid]), Watch([])
+        time.sleep(0.5)
+        if not (alone := others.share()):
+            pytest.skip("this system does not say what processes take")
+        assert ours.share() < alone
+    finally:
+        busy.kill()
+        busy.wait()
+
+
 def ready_for(*names):
     return {name: {"seconds": 1e-3, "error": 0.0, "algorithm": "direct"} for name in names}
 
@@ -284,9 +308,9 @@ def test_every_peak_is_measured():
 # ---------------------------------------------------------------- stored results
 
 
-def stored(fingerprint="a", processor="one"):
+def stored(fingerprint="a", processor="one", peak=1.0):
     machine = {"fingerprint": fingerprint, "processor": processor}
-    return {"machine": machine, "peaks": {}, "peers": {}, "records": []}
+    return {"machine": machine, "peaks": {"2": {"float32": peak}}, "peers": {}, "records": []}
 
 
 def record_of(layer, milliseconds):
@@ -299,7 +323,9 @@ def test_results_are_written_read_and_merged(tmp_path):
     older = stored() | {"records": [record_of("a", 1), record_of("b", 2)]}
     results.write(path, older)
     assert results.read(path) == older
-    merged = results.merge(results.read(path), stored() | {"records": [record_of("b", 3), record_of("c", 4)]}, path)
+    newer = stored(peak=0.5) | {"records": [record_of("b", 3), record_of("c", 4)]}
+    merged = results.merge(results.read(path), newer, path)
+    assert merged["peaks"] == {"2": {"float32": 1.0}}
     assert [record["contenders"]["cpu"]["milliseconds"] for record in merged["records"]] == [1, 3, 4]
 
 
@@ -315,6 +341,17 @@ def test_a_file_that_holds_no_results(tmp_path):
     path.write_text('{"machine": 3}')
     with pytest.raises(ValueError, match="holds no results of `convcore bench`"):
         results.read(path)
+
+
+def test_the_readme_says_what_the_results_say():
+    assert readme.outdated() == []
+
+
+def test_the_readme_takes_the_better_layout():
+    record = {"contenders": {"cpu": {}, "torch-nchw": {}}, "ratios": {"torch-nchw": [3.0], "torch-nhwc": [2.0]}}
+    assert readme.best(record, ("torch-nchw", "torch-nhwc")) == 2.0
+    assert readme.best(record, ("opencv",)) is None
+    assert readme.best(record | {"contenders": {"opencl": {}}}, ("torch-nchw",)) is None
 
 
 # ---------------------------------------------------------------- the command
