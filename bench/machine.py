@@ -91,7 +91,7 @@ class Watch:
         return sum(ticks), sum(ticks) - ticks[3] - ticks[4], ours
 
 
-def peaks(threads: int, seconds: float = 0.05) -> dict[str, float]:
+def peaks(threads: int, seconds: float = 0.004) -> dict[str, float]:
     """Measure the most this machine does: multiply-adds on registers, and copies of large and of small arrays.
 
     Parameters
@@ -99,7 +99,7 @@ def peaks(threads: int, seconds: float = 0.05) -> dict[str, float]:
     threads : int
         Each runs the same loop.
     seconds : float
-        About how long a loop runs; the best of several counts.
+        About how long a loop runs; the best of many counts, so that short ones between other processes are enough.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def _copier(size: int) -> Callable[[int], int]:
     return copy
 
 
-def _best(loop: Callable[[int], int], threads: int, seconds: float, repeats: int = 5) -> float:
+def _best(loop: Callable[[int], int], threads: int, seconds: float, repeats: int = 20) -> float:
     """Return what all threads together do in a second: the best of some repeats."""
     rounds = _rounds(loop, seconds)
     line_up = threading.Barrier(threads)
