@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise, product
+from functools import cached_property
+from itertools import groupby, product
 
 import numpy as np
 
@@ -121,12 +122,34 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """The result in pieces (line, column, lines, columns), and the size of the largest that needs a band."""
+class Block:
+    """Pieces of the result side by side: (start, length) of their lines and columns, and whether they need bands."""
 
-    table: np.ndarray
-    lines: int
-    columns: int
+    lines: np.ndarray
+    columns: np.ndarray
+    band: bool
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """All pieces of the result."""
+
+    blocks: tuple[Block, ...]
+
+    def table(self) -> np.ndarray:
+        """Return (line, column, lines, columns) of every piece."""
+        pieces = []
+        for block in self.blocks:
+            lines = np.repeat(block.lines, len(block.columns), axis=0)
+            columns = np.tile(block.columns, (len(block.lines), 1))
+            pieces.append(np.stack([lines[:, 0], columns[:, 0], lines[:, 1], columns[:, 1]], axis=-1))
+        return np.concatenate(pieces).astype(np.int64)
+
+    def largest(self) -> tuple[int, int]:
+        """Return the lines and columns a band must have room for."""
+        banded = [block for block in self.blocks if block.band and len(block.lines) and len(block.columns)]
+        lines = max((int(block.lines[:, 1].max()) for block in banded), default=0)
+        return lines, max((int(block.columns[:, 1].max()) for block in banded), default=0)
 
 
 def _patches(line_taps: Sequence[Tap], column_taps: Sequence[Tap]) -> list[Patch]:
@@ -157,37 +180,37 @@ class Slide:
     boundary: str = "constant"
     over_images: bool = False
 
-    @property
+    @cached_property
     def steps(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """From a tap to the next of its patch: in positions, and in taps; lines and columns."""
         common = [math.gcd(s, d) for s, d in zip(self.stride, self.dilation, strict=True)]
         across, taps = ([n // g for n, g in zip(pair, common, strict=True)] for pair in (self.dilation, self.stride))
         return (across[0], across[1]), (taps[0], taps[1])
 
-    @property
+    @cached_property
     def extent(self) -> tuple[int, int]:
         """How many lines and columns the largest gather has."""
         gathers = self.direction.gathers
         return max(gather.lines for gather in gathers), max(gather.width for gather in gathers)
 
-    @property
+    @cached_property
     def reach(self) -> tuple[int, int]:
         """How many positions past its last line and column a gather meets, at most."""
         line_taps = (tap.offset for gather in self.direction.gathers for tap in gather.line_taps)
         column_taps = (tap.offset for gather in self.direction.gathers for tap in gather.column_taps)
         return max(line_taps, default=0), max(column_taps, default=0)
 
-    @property
+    @cached_property
     def phases(self) -> int:
         """How many phases there are of lines and columns together."""
         return len(self.direction.lines.starts) * len(self.direction.columns.starts)
 
-    @property
+    @cached_property
     def channels(self) -> int:
         """How many channels of the first operand a group has."""
         return self.direction.channels // self.layout.groups
 
-    @property
+    @cached_property
     def repeats(self) -> int:
         """How many times all pieces are gone through."""
         return max(self.layout.images, 1) * self.layout.groups
@@ -202,7 +225,8 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
     patches = [_patches(gather.line_taps, gather.column_taps) for gather in direction.gathers]
     cycles, kernel, pieces = _cheapest(slide, patches)
     phases, (more_lines, more_columns) = len(direction.lines.starts), slide.reach
-    pitch, band_lines = _band(slide, kernel, pieces)
+    pitch, band_lines = _band(slide, kernel, *pieces.largest())
+    piece_table = pieces.table()
     # A vector of room, see band.h.
     phase = band_lines * pitch + kernel.lanes
     group_band = slide.channels * slide.phases * phase
@@ -218,7 +242,7 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
 
     _, channel, line, column = layout.strides(direction.channels, direction.lines.extent, direction.columns.extent)
     repeats = layout.groups if slide.over_images else slide.repeats
-    groups_per_task = min(layout.groups, max(1, repeats * len(pieces.table) // TASKS))
+    groups_per_task = min(layout.groups, max(1, repeats * len(piece_table) // TASKS))
     sizes = {
         "x_image": direction.channels * channel,
         "x_group": slide.channels * channel,
@@ -247,7 +271,7 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
         "column_step": column_step,
         "more_lines": more_lines,
         "more_columns": more_columns,
-        "pieces": len(pieces.table),
+        "pieces": len(piece_table),
         "over_images": int(slide.over_images),
         "watch_nan": int(direction.watch_nan),
         "skip_zeros": int(_skips(slide)),
@@ -265,14 +289,14 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
         "lines": direction.lines.table(line),
         "columns": direction.columns.table(column),
         "fill": np.array([slide.fill.real], layout.problem.result_dtype),
-        "pieces": pieces.table,
+        "pieces": piece_table,
         "gathers": np.array(gathers, np.int64),
         "patches": np.array(table, np.int64).reshape(-1, 4),
     }
     if slide.boundary != "constant" and (direction.lines.is_padded or direction.columns.is_padded):
         tables["line_of"] = direction.lines.outside(line, slide.boundary)
         tables["column_of"] = direction.columns.outside(column, slide.boundary)
-    tasks = -(-layout.groups // groups_per_task) * len(pieces.table)
+    tasks = -(-layout.groups // groups_per_task) * len(piece_table)
     step = Step(f"bands_{layout.type}", tasks, sizes, not slide.over_images, kernel.name, tables, band=band)
     return step, Cost(cycles, layout.problem.bytes)
 
@@ -296,15 +320,15 @@ def _interleaved(direction: Direction) -> int:
     return 2 if in_line == 2 and first.out_column == 2 else 1
 
 
-def _band(slide: Slide, kernel: MicroKernel, pieces: Pieces) -> tuple[int, int]:
-    """Return the pitch of a band and its lines.
+def _band(slide: Slide, kernel: MicroKernel, lines: int, columns: int) -> tuple[int, int]:
+    """Return the pitch of a band for pieces of up to so many lines and columns, and its lines.
 
     The last tile of a line and of a piece may read a whole tile; lines start on whole vectors.
     """
     more_lines, more_columns = slide.reach
-    pitch = -(-(max(pieces.columns, kernel.columns) + more_columns) // kernel.lanes) * kernel.lanes
+    pitch = -(-(max(columns, kernel.columns) + more_columns) // kernel.lanes) * kernel.lanes
     at_once = kernel.rows * slide.steps[0][0]
-    return pitch, -(-pieces.lines // at_once) * at_once + more_lines
+    return pitch, -(-lines // at_once) * at_once + more_lines
 
 
 def _cheapest(slide: Slide, patches: Sequence[Sequence[Patch]]) -> tuple[float, MicroKernel, Pieces]:
@@ -326,9 +350,10 @@ def _cheapest(slide: Slide, patches: Sequence[Sequence[Patch]]) -> tuple[float, 
 def _partitions(slide: Slide, kernel: MicroKernel) -> Iterator[Pieces]:
     """Yield ways to cut the result so that a band has room for every piece."""
     (lines, columns), at_once = slide.extent, kernel.rows * slide.steps[0][0]
+    frame = _frame(slide, kernel)
     for piece_columns in (columns, *(size for size in PIECE_COLUMNS if kernel.columns <= size < columns)):
         across = -(-columns // piece_columns)
-        pitch, more_lines = _band(slide, kernel, Pieces(np.empty(0), 0, piece_columns))
+        pitch, more_lines = _band(slide, kernel, 0, piece_columns)
         planes = slide.channels * slide.phases * slide.layout.itemsize
         share = -(-PIECES // (slide.repeats * across))
         for room in (FAST_BAND_BYTES, MAX_BAND_BYTES):
@@ -339,24 +364,21 @@ def _partitions(slide: Slide, kernel: MicroKernel) -> Iterator[Pieces]:
                 continue
             down = -(-lines // (most * at_once))
             piece_lines = -(-lines // at_once // down) * at_once
-            yield _uniform(lines, columns, piece_lines, piece_columns)
-            frame = _frame(slide, kernel)
+            yield Pieces((Block(_steps_of(lines, piece_lines), _steps_of(columns, piece_columns), True),))
             if frame is not None:
                 yield _framed(slide, kernel, frame, piece_lines, piece_columns)
 
 
-def _cut(first: int, last: int, count: int) -> list[tuple[int, int]]:
-    """Return (start, length) of so many pieces of a range, as equal as can be."""
-    ends = [first + (last - first) * n // count for n in range(count + 1)]
-    return [(start, end - start) for start, end in pairwise(ends)]
+def _steps_of(extent: int, size: int) -> np.ndarray:
+    """Return (start, length) of pieces of so many, the last one shorter."""
+    starts = np.arange(0, extent, size)
+    return np.stack([starts, np.minimum(size, extent - starts)], axis=-1)
 
 
-def _uniform(lines: int, columns: int, piece_lines: int, piece_columns: int) -> Pieces:
-    table = [
-        (p, q, min(piece_lines, lines - p), min(piece_columns, columns - q))
-        for p, q in product(range(0, lines, piece_lines), range(0, columns, piece_columns))
-    ]
-    return Pieces(np.array(table, np.int64), min(piece_lines, lines), min(piece_columns, columns))
+def _cut(first: int, last: int, count: int) -> np.ndarray:
+    """Return (start, length) of so many pieces of a range, as equal as can be; of none where it is empty."""
+    ends = first + (last - first) * np.arange(count + 1 if last > first else 1) // count
+    return np.stack([ends[:-1], np.diff(ends)], axis=-1)
 
 
 def _frame(slide: Slide, kernel: MicroKernel) -> tuple[int, int, int, int] | None:
@@ -388,37 +410,29 @@ def _framed(
     shares = max(1, -(-PIECES // slide.repeats))
     # None of the middle may be lower than a tile.
     middle = max(1, min(shares, (bottom - top) // kernel.rows))
-    table = [(p, left, height, right - left) for p, height in _cut(top, bottom, middle)]
     across = _cut(0, columns, -(-columns // piece_columns))
     down = _cut(top, bottom, -(-(bottom - top) // piece_lines))
-    bands = [(p, q, high, wide) for p, high in ((0, top), (bottom, lines - bottom)) if high for q, wide in across]
-    bands += [(p, q, high, wide) for q, wide in ((0, left), (right, columns - right)) if wide for p, high in down]
     return Pieces(
-        np.array(table + bands, np.int64),
-        max((band[2] for band in bands), default=0),
-        max((band[3] for band in bands), default=0),
+        (
+            Block(_cut(top, bottom, middle), _cut(left, right, 1), False),
+            Block(np.concatenate([_cut(0, top, 1), _cut(bottom, lines, 1)]), across, True),
+            Block(down, np.concatenate([_cut(0, left, 1), _cut(right, columns, 1)]), True),
+        )
     )
 
 
 def _piece_cycles(slide: Slide, kernel: MicroKernel, pieces: Pieces, per_tile: float) -> float:
     """Return the cycles all pieces take once: tiles, bands, and something for each piece."""
     (line_step, _), (more_lines, more_columns) = slide.steps[0], slide.reach
-    frame = _frame(slide, kernel)
     total = 0.0
-    for first_line, first_column, lines, columns in pieces.table:
-        tiles = -(-lines // (kernel.rows * line_step)) * line_step * -(-columns // kernel.columns)
-        total += PIECE_CYCLES + len(slide.direction.rows) * tiles * per_tile
-        if (
-            frame is not None
-            and frame[0] <= first_line
-            and first_line + lines <= frame[1]
-            and (frame[2] <= first_column and first_column + columns <= frame[3])
-        ):
-            continue
-        total += (
-            slide.channels * slide.phases * (lines + more_lines) * (6 + 2 * (columns + more_columns) / kernel.lanes)
-        )
-    return total
+    for block in pieces.blocks:
+        lines, columns = block.lines[:, 1], block.columns[:, 1]
+        tiles = (-(-lines // (kernel.rows * line_step)) * line_step).sum() * (-(-columns // kernel.columns)).sum()
+        total += len(lines) * len(columns) * PIECE_CYCLES + len(slide.direction.rows) * tiles * per_tile
+        if block.band:
+            line = (6 + 2 * (columns + more_columns) / kernel.lanes).sum()
+            total += slide.channels * slide.phases * (lines + more_lines).sum() * line
+    return float(total)
 
 
 def _tile_cycles(kernel: MicroKernel, channels: int, patches: Sequence[Patch]) -> float:
