@@ -22,7 +22,7 @@ setup(
         [
             Extension(
                 "convcore_cpu.engine",
-                [f"{CPU}/engine.pyx", f"{CPU}/team.c", *sorted(glob(f"{CPU}/kernels/*.c"))],
+                [f"{CPU}/engine.pyx", f"{CPU}/memory.c", f"{CPU}/team.c", *sorted(glob(f"{CPU}/kernels/*.c"))],
                 include_dirs=[CPU],
                 depends=glob(f"{CPU}/**/*.h", recursive=True),
                 extra_compile_args=["-O3", "-fopenmp"],

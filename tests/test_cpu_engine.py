@@ -36,6 +36,12 @@ SLID = {name: GEOMETRIES[name] for name in ("plain", "stride-2", "depthwise-mult
     "pieces": {"images": 1, "channels": (1, 1), "size": (9, 530), "padding": ((1, 1), (1, 1))},
 }
 
+#: Where the rows of an algorithm run: operations, and the names of the algorithms.
+ALONE = {
+    "outer": (("forward", "direct"), ("grad_input", "direct")),
+    "panel": (("forward", "panels"), ("grad_input", "panels"), ("grad_weight", "direct")),
+}
+
 WINOGRAD_OPS = ("forward", "grad_input", "grad_weight")
 
 
@@ -60,17 +66,26 @@ def in_python(code, **variables):
 
 
 class TestMicroKernels:
-    @pytest.mark.parametrize("row", [available(row) for row in ROWS if row.algorithm in ("outer", "dot")])
+    @pytest.mark.parametrize("row", [available(row) for row in ROWS if row.algorithm in ALONE])
     def test_computes_alone(self, row):
-        for name in TILED:
-            for op in ("grad_weight",) if row.algorithm == "dot" else ("forward", "grad_input", "grad_weight"):
-                arguments = GEOMETRIES[name] | {"dtypes": (DTYPES[row.dtype],) * 2}
-                algorithm = "dot" if row.algorithm == "dot" else "direct"
-                problem = make_problem(op, **arguments, algorithm=algorithm)
-                program = make_program(problem, [row])
-                assert program.kernel == row.name
-                operands = random_operands(problem)
-                assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
+        others = [other for other in all_rows() if other.algorithm == "collect"]
+        for name, (op, algorithm) in product(TILED, ALONE[row.algorithm]):
+            arguments = GEOMETRIES[name] | {"dtypes": (DTYPES[row.dtype],) * 2}
+            problem = make_problem(op, **arguments, algorithm=algorithm)
+            program = make_program(problem, [row, *others])
+            assert program.kernel == row.name
+            operands = random_operands(problem)
+            assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
+
+    @pytest.mark.parametrize("row", [available(row) for row in ROWS if row.algorithm == "collect"])
+    def test_collects_alone(self, row):
+        others = [other for other in all_rows() if other.algorithm == "panel"]
+        for name, op in product(TILED, ("forward", "grad_input")):
+            arguments = GEOMETRIES[name] | {"dtypes": (DTYPES[row.dtype],) * 2}
+            problem = make_problem(op, **arguments, algorithm="panels")
+            operands = random_operands(problem)
+            program = make_program(problem, [row, *others])
+            assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
 
     @pytest.mark.parametrize("row", [available(row) for row in ROWS if row.algorithm == "dot"])
     def test_sums_bands_alone(self, row):
@@ -118,7 +133,9 @@ class TestMicroKernels:
             assert row.name == f"{row.dtype}_{row.algorithm}_{row.rows}x{row.columns}__{row.isa}"
 
     def test_every_isa_covers_every_dtype_and_algorithm(self):
-        wanted = {(dtype, algorithm) for dtype in DTYPES for algorithm in ("outer", "dot", "sliding")}
+        wanted = {
+            (dtype, algorithm) for dtype in DTYPES for algorithm in ("outer", "panel", "collect", "dot", "sliding")
+        }
         kinds = [f"winograd_{kind}" for kind in ("input", "weight", "output", "grad", "taps")]
         wanted |= {(dtype, kind) for dtype in ("f32", "f64") for kind in kinds}
         for rows in MICRO_KERNELS.values():
@@ -210,7 +227,7 @@ class TestSliding:
 
     @pytest.mark.parametrize("op", ["forward", "grad_input"])
     def test_it_runs_where_groups_have_one_channel(self, op):
-        for channels, algorithm in ((32, "sliding"), (1, "direct")):
+        for channels, algorithm in ((32, "sliding"), (4, "panels")):
             problem = make_problem(
                 op, images=1, channels=(32, 32), groups=channels, size=(56, 56), kernel=(5, 5), padding=((2, 2), (2, 2))
             )
@@ -331,7 +348,7 @@ LARGE = {
 
 class TestThreads:
     @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight", "grad_bias"])
-    @pytest.mark.parametrize("algorithm", ["direct", "dot", "sliding", "winograd2", "winograd4"])
+    @pytest.mark.parametrize("algorithm", ["direct", "panels", "dot", "sliding", "winograd2", "winograd4"])
     def test_any_number_of_threads_gives_the_same_bits(self, op, algorithm):
         problem = make_problem(op, **LARGE, algorithm=algorithm)
         if CPUBackend().supports(problem) is not True:

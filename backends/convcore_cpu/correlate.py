@@ -153,6 +153,12 @@ def place_result(layout: Layout, direction: Direction) -> tuple[dict[str, int], 
     return {"bias_buffer": -1, "out_buffer": WORKSPACE, "out_offset": offset}, (_fold(layout, offset),)
 
 
+def weight_taps(layout: Layout, gather: Gather) -> np.ndarray:
+    """Return which taps of a kernel a gather meets, numbered row by row."""
+    taps = product(gather.line_taps, gather.column_taps)
+    return np.array([u.index * layout.kernel_width + v.index for u, v in taps], np.int64)
+
+
 def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, Sequence[MicroKernel], float]:
     """Read the operand in place if every gather has a micro-kernel narrow enough not to read past its end.
 
@@ -198,11 +204,9 @@ def correlate_steps(
     """
     rows = len(direction.rows)
     terms = np.arange(direction.channels // layout.groups * layout.halves)[:, None]
-    weight_taps = np.array(
-        [u.index * layout.kernel_width + v.index for u, v in product(gather.line_taps, gather.column_taps)], np.int64
-    )
     plane_taps = planes.taps(gather.line_taps, gather.column_taps)
-    offsets = np.stack([terms * direction.weight_term + weight_taps, terms * planes.channel + plane_taps], axis=-1)
+    a_terms = terms * direction.weight_term + weight_taps(layout, gather)
+    offsets = np.stack([a_terms, terms * planes.channel + plane_taps], axis=-1)
     blocks = -(-rows // kernel.rows)
     tiles = -(-gather.pixels(planes) // kernel.columns)
     # The rows are shared out only where there are too few tiles of pixels.

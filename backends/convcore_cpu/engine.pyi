@@ -17,6 +17,7 @@ class MicroKernel:
 MICRO_KERNELS: dict[str, tuple[MicroKernel, ...]]
 ISAS: tuple[str, ...]
 MAX_BAND_BYTES: int
+MAX_TILES_PER_TASK: int
 
 class CPUPlan(Plan):
     def __init__(self, problem: Problem, program: Program) -> None: ...

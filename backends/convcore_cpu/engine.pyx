@@ -7,13 +7,14 @@ The plan owns the structures and keeps the tables alive; the workspace is alloca
 """
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_WRITABLE
-from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset, strcmp
+from libc.string cimport memcpy, memset, strcmp
 
 from convcore_cpu cimport kernels
 from convcore_cpu.kernels cimport index_t, micro_kernel
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ cdef extern from "omp.h" nogil:
 
 cdef extern from "team.h" nogil:
     ctypedef struct team
-    ctypedef void (*range_function)(void *context, Py_ssize_t first, Py_ssize_t last) noexcept
+    ctypedef void (*range_function)(void *context, int member, Py_ssize_t first, Py_ssize_t last) noexcept
     team *team_borrow(int threads)
     void team_give_back(team *borrowed)
     void team_run(team *borrowed, range_function function, void *context, Py_ssize_t tasks)
@@ -38,16 +39,13 @@ cdef extern from "subnormals.h" nogil:
     unsigned int flush_subnormals()
     void restore_subnormals(unsigned int before)
 
-cdef extern from *:
-    """
-    #include <stdlib.h>
-
-    static void *aligned_memory(size_t size) {
-        void *memory = NULL;
-        return posix_memalign(&memory, 64, size) ? NULL : memory;
-    }
-    """
-    void *aligned_memory(size_t size) nogil
+cdef extern from "memory.h" nogil:
+    ctypedef struct block:
+        void *start
+        size_t size
+    block take_workspace(size_t size)
+    block take_result(size_t size)
+    void give_back(block taken)
 
 
 @dataclass(frozen=True)
@@ -108,6 +106,8 @@ _listed = _list_micro_kernels()
 
 #: Bytes there are on the stack for a band of ``kernels/sliding.h``.
 MAX_BAND_BYTES = kernels.MAX_BAND_BYTES
+#: Tiles a task of ``kernels/panels.h`` may have.
+MAX_TILES_PER_TASK = kernels.MAX_TILES_PER_TASK
 #: The micro-kernels of every instruction set that was compiled, worst first.
 MICRO_KERNELS = {isa: rows for isa, (_, rows) in _listed.items()}
 #: The instruction sets this processor has, worst first.
@@ -117,6 +117,7 @@ ISAS = tuple(isa for isa, (available, _) in _listed.items() if available)
 cdef union StepData:
     kernels.pack_step pack
     kernels.correlate_step correlate
+    kernels.panels_step panels
     kernels.sliding_step sliding
     kernels.accumulate_step accumulate
     kernels.lines_step lines
@@ -179,6 +180,14 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.correlate.out_row = <const index_t *> _table(step, "out_row")
         data.correlate.tile_row = <const index_t *> _table(step, "tile_row")
         data.correlate.inside = <const index_t *> _table(step, "inside")
+    elif kind == "panels":
+        data.panels.sizes = step.sizes
+        data.panels.kernel = _kernel(step.kernel)
+        data.panels.collect = _kernel(step.transform)
+        data.panels.offsets = <const index_t *> _table(step, "offsets")
+        data.panels.a_row = <const index_t *> _table(step, "a_row")
+        data.panels.out_row = <const index_t *> _table(step, "out_row")
+        data.panels.tile_row = <const index_t *> _table(step, "tile_row")
     elif kind == "bands":
         data.sliding.sizes = step.sizes
         data.sliding.kernel = _kernel(step.kernel)
@@ -189,7 +198,6 @@ cdef int _bind(step, BoundStep *bound) except -1:
     elif kind == "accumulate":
         data.accumulate.sizes = step.sizes
         data.accumulate.kernel = _kernel(step.kernel)
-        data.accumulate.offsets = <const index_t *> _table(step, "offsets")
         data.accumulate.a_row = <const index_t *> _table(step, "a_row")
         data.accumulate.out_row = <const index_t *> _table(step, "out_row")
     elif kind == "lines":
@@ -225,7 +233,6 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.multiply.sizes = step.sizes
         data.multiply.kernel = _kernel(step.kernel)
         data.multiply.transform = _kernel(step.transform)
-        data.multiply.offsets = <const index_t *> _table(step, "offsets")
         data.multiply.a_row = <const index_t *> _table(step, "a_row")
         data.multiply.out_row = <const index_t *> _table(step, "out_row")
         data.multiply.tile_row = <const index_t *> _table(step, "tile_row")
@@ -269,11 +276,11 @@ cdef class Stages:
         free(self.steps)
         free(self.ends)
 
-    cdef void run(self, char **buffers, index_t images, team *helpers) noexcept nogil:
+    cdef void run(self, char **buffers, index_t images, index_t scratch_bytes, team *helpers) noexcept nogil:
         cdef index_t first = 0, tasks, step
         cdef int i
         cdef StageRun stage
-        stage.buffers, stage.images = buffers, images
+        stage.buffers, stage.images, stage.scratch_bytes = buffers, images, scratch_bytes
         for i in range(self.count):
             stage.steps = self.steps + first
             tasks = 0
@@ -286,16 +293,19 @@ cdef class Stages:
 cdef struct StageRun:
     const BoundStep *steps
     char **buffers
-    index_t images
+    index_t images, scratch_bytes
 
 
 cdef inline index_t _task_count(const BoundStep *step, index_t images) noexcept nogil:
     return step.tasks * images if step.per_image else step.tasks
 
 
-cdef void _run_tasks(void *context, index_t first, index_t last) noexcept nogil:
+cdef void _run_tasks(void *context, int member, index_t first, index_t last) noexcept nogil:
     """Run the tasks first .. last-1 of a stage, numbered through its steps."""
     cdef const StageRun *stage = <const StageRun *> context
+    cdef char *buffers[kernels.BUFFERS]
+    memcpy(buffers, stage.buffers, sizeof(buffers))
+    buffers[kernels.SCRATCH] += member * stage.scratch_bytes
     cdef const BoundStep *step = stage.steps
     cdef index_t _task, tasks = _task_count(step, stage.images)
     for _task in range(last - first):
@@ -303,40 +313,32 @@ cdef void _run_tasks(void *context, index_t first, index_t last) noexcept nogil:
             first -= tasks
             step += 1
             tasks = _task_count(step, stage.images)
-        step.function(&step.data, stage.buffers, stage.images, first)
+        step.function(&step.data, buffers, stage.images, first)
         first += 1
 
 
-# One workspace is kept for the next call: fresh memory costs a page fault every 4 KiB.  The GIL guards it.
-cdef struct Workspace:
-    void *memory
-    size_t size
-
 cdef enum:
-    LARGEST_SPARE = 64 << 20
-cdef Workspace _spare = Workspace(NULL, 0)
+    # Smaller results the system's allocator has at hand (bytes).
+    KEPT_FROM = 128 << 10
 
 
-cdef int _borrow(size_t size, Workspace *workspace) except -1:
-    global _spare
-    if size <= _spare.size:
-        workspace[0] = _spare
-        _spare = Workspace(NULL, 0)
-        return 0
-    workspace.memory = aligned_memory(size)
-    workspace.size = size
-    if workspace.memory == NULL:
-        raise MemoryError(f"convcore_cpu: no memory for a workspace of {size} bytes")
-    return 0
+cdef class ResultMemory:
+    """Memory of a large result, given back when the last array that looks at it is gone."""
 
+    cdef block memory
+    cdef Py_ssize_t size
 
-cdef void _give_back(Workspace workspace) noexcept:
-    global _spare
-    if workspace.size > LARGEST_SPARE or workspace.size <= _spare.size:
-        free(workspace.memory)
-        return
-    free(_spare.memory)
-    _spare = workspace
+    def __cinit__(self, Py_ssize_t size):
+        self.memory, self.size = take_result(size), size
+        if self.memory.start == NULL:
+            raise MemoryError(f"convcore_cpu: no memory for a result of {size} bytes")
+
+    def __dealloc__(self):
+        if self.memory.start != NULL:
+            give_back(self.memory)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.memory.start, self.size, False, flags)
 
 
 cdef int _thread_count(int limit) noexcept:
@@ -396,10 +398,11 @@ cdef class Engine:
     cdef Engine instead
     cdef index_t images, images_per_batch
     cdef index_t image_bytes[kernels.BUFFERS]
-    cdef size_t workspace_bytes
+    cdef size_t workspace_bytes, scratch_bytes
     cdef int threads
     cdef Operand expected[3]  # first, second, bias
     cdef object result_shape, result_dtype
+    cdef size_t result_bytes
     cdef bint checked_by_core
 
     def __init__(self, program, problem):
@@ -414,6 +417,7 @@ cdef class Engine:
             program.image_bytes
         )
         self.workspace_bytes = program.workspace_bytes
+        self.scratch_bytes = program.scratch_bytes
         self.threads = program.threads or 0
         memset(self.expected, 0, sizeof(self.expected))
         for i, (shape, dtype) in enumerate(zip(problem.operand_shapes, problem.dtypes)):
@@ -421,22 +425,28 @@ cdef class Engine:
         if problem.bias:
             self.expected[2] = _operand((problem.result_channels,), problem.result_dtype)
         self.result_shape, self.result_dtype = problem.result_shape, problem.result_dtype
+        self.result_bytes = math.prod(problem.result_shape) * problem.result_dtype.itemsize
         # Integers need the core's look at their magnitudes.
         self.checked_by_core = problem.result_dtype.kind == "i"
 
     cdef int execute(self, char *first, char *second, char *bias, char *out) except -1:
         global team_runs
-        cdef Workspace workspace = Workspace(NULL, 0)
-        if self.workspace_bytes:
-            _borrow(self.workspace_bytes, &workspace)
+        cdef block workspace = block(NULL, 0)
         team_runs += 1
-        cdef team *helpers = team_borrow(_thread_count(self.threads))
+        cdef int threads = _thread_count(self.threads)
+        cdef size_t size = self.workspace_bytes + threads * self.scratch_bytes
+        if size:
+            workspace = take_workspace(size)
+            if workspace.start == NULL:
+                team_runs -= 1
+                raise MemoryError(f"convcore_cpu: no memory for a workspace of {size} bytes")
+        cdef team *helpers = team_borrow(threads)
         with nogil:
-            self.run_batches(first, second, bias, out, <char *> workspace.memory, helpers)
+            self.run_batches(first, second, bias, out, <char *> workspace.start, helpers)
         team_give_back(helpers)
         team_runs -= 1
-        if self.workspace_bytes:
-            _give_back(workspace)
+        if size:
+            give_back(workspace)
         return 0
 
     cdef void run_batches(
@@ -447,21 +457,22 @@ cdef class Engine:
         cdef unsigned int subnormals = flush_subnormals()
         cdef char *buffers[kernels.BUFFERS]
         buffers[kernels.BIAS], buffers[kernels.WORKSPACE] = bias, workspace
+        buffers[kernels.SCRATCH] = workspace + self.workspace_bytes
         buffers[kernels.NAN_SEEN] = <char *> &nan_seen
         buffers[kernels.FIRST], buffers[kernels.SECOND], buffers[kernels.OUT] = first, second, out
-        self.before.run(buffers, self.images, helpers)
+        self.before.run(buffers, self.images, self.scratch_bytes, helpers)
         while image < self.images:
             images = min(self.images_per_batch, self.images - image)
             buffers[kernels.FIRST] = first + image * self.image_bytes[kernels.FIRST]
             buffers[kernels.SECOND] = second + image * self.image_bytes[kernels.SECOND]
             buffers[kernels.OUT] = out + image * self.image_bytes[kernels.OUT]
-            self.each.run(buffers, images, helpers)
+            self.each.run(buffers, images, self.scratch_bytes, helpers)
             if nan_seen and self.exact.count:
-                self.exact.run(buffers, images, helpers)
+                self.exact.run(buffers, images, self.scratch_bytes, helpers)
                 nan_seen = 0
             image += images
         buffers[kernels.FIRST], buffers[kernels.SECOND], buffers[kernels.OUT] = first, second, out
-        self.after.run(buffers, self.images, helpers)
+        self.after.run(buffers, self.images, self.scratch_bytes, helpers)
         if nan_seen and self.instead is not None:
             self.instead.run_batches(first, second, bias, out, workspace, helpers)
         restore_subnormals(subnormals)
@@ -484,6 +495,11 @@ cdef class Engine:
             for i in range(4):
                 PyBuffer_Release(&views[i])
 
+    cdef object new_result(self):
+        if self.result_bytes < KEPT_FROM:
+            return _empty(self.result_shape, self.result_dtype)
+        return _ndarray(self.result_shape, self.result_dtype, ResultMemory(self.result_bytes))
+
     cdef object try_direct(self, first, second, bias):
         """Return the result if every operand is already what the problem says, else None."""
         cdef Py_buffer views[4]
@@ -500,7 +516,7 @@ cdef class Engine:
                 elif not _acquire(array, &self.expected[i], &views[i]):
                     return None
                 data[i] = <char *> views[i].buf
-            out = _empty(self.result_shape, self.result_dtype)
+            out = self.new_result()
             PyObject_GetBuffer(out, &views[3], PyBUF_WRITABLE)
             self.execute(data[0], data[1], data[2], <char *> views[3].buf)
             return out
@@ -523,7 +539,7 @@ class CPUPlan(Plan):
     def __init__(self, problem, program):
         super().__init__(problem)
         self.algorithm = program.algorithm
-        self.workspace_bytes = program.workspace_bytes
+        self.workspace_bytes = program.memory_bytes
         self.notes = program.notes
         self.engine = Engine(program, problem)
 

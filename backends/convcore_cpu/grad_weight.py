@@ -9,7 +9,7 @@ import numpy as np
 
 from convcore_cpu.layout import TASKS, Layout, Planes, whole
 from convcore_cpu.program import FIRST, SECOND, Program, Step
-from convcore_cpu.tiles import outer_kernel, padded
+from convcore_cpu.tiles import padded, panel_kernel
 
 #: Pixels of grad_out gone through at a time stay in the second-level cache (bytes).
 CHUNK_BYTES = 128 << 10
@@ -53,10 +53,9 @@ class Lanes:
 def grad_weight_direct(layout: Layout) -> Program:
     """Lay out grad_weight as outer products: rows are (c, r, s), lanes the out_channels, terms the pixels."""
     lines, line_taps, columns, column_taps = layout.forward_axes()
-    cycles, kernel = outer_kernel(
-        layout.micro_kernels, layout.c_per_group * layout.taps, layout.k_per_group * layout.halves, far=True
+    kernel, cycles = panel_kernel(
+        layout.micro_kernels, layout.c_per_group * layout.taps, layout.k_per_group * layout.halves
     )
-    assert kernel is not None
     lanes = Lanes.of(layout, kernel.columns)
     whole_images = layout.out_height * layout.out_width <= TABLE_PIXELS
     panel_bytes = layout.images * lanes.panel * layout.itemsize
@@ -72,11 +71,10 @@ def grad_weight_direct(layout: Layout) -> Program:
 
     channel_rows = np.arange(layout.c_per_group)[:, None] * layout.halves * x.channel
     a_row = padded((channel_rows + x.taps(line_taps, column_taps)).ravel(), kernel.rows)
-    offsets = _pixel_offsets(layout, x, lanes, whole_images)
     blocks = len(a_row) // kernel.rows
     blocks_per_task = max(1, blocks * layout.groups // TASKS)
     row_tasks = -(-blocks // blocks_per_task)
-    parts = _parts(layout.groups * blocks, layout.batch if whole_images else layout.out_height)
+    parts = _parts(layout.groups * blocks, layout.batch * layout.out_height)
     complete = complete and one_batch and parts == 1
     padded_lanes = lanes.panels * lanes.columns
     out_group = len(a_row) * padded_lanes
@@ -86,11 +84,13 @@ def grad_weight_direct(layout: Layout) -> Program:
         "a_buffer": x.buffer,
         "a_offset": x.offset,
         "a_group": layout.c_per_group * layout.halves * x.channel,
-        "a_step": x.image if whole_images else x.pitch,
+        "a_image": x.image,
+        "a_line": x.pitch,
         "b_offset": g_offset,
         "b_group": lanes.group,
         "b_panel": lanes.panel,
-        "b_step": lanes.image if whole_images else layout.out_width * lanes.pixel,
+        "b_image": lanes.image,
+        "b_line": layout.out_width * lanes.pixel,
         "out_offset": out_offset,
         "out_part": out_part,
         "out_group": out_group,
@@ -99,10 +99,10 @@ def grad_weight_direct(layout: Layout) -> Program:
         "rows": layout.c_per_group * layout.taps,
         "columns": layout.k_per_group * layout.halves,
         "lanes": padded_lanes,
-        "length": offsets.size // 2,
-        "repeats": 0 if whole_images else layout.out_height,
-        "repeats_per_image": int(whole_images),
-        "repeats_at_once": max(1, CHUNK_BYTES // (offsets.size // 2 * padded_lanes * layout.itemsize)),
+        "images": 0,
+        "lines": layout.out_height,
+        "lines_at_once": max(1, CHUNK_BYTES // (layout.out_width * layout.halves * padded_lanes * layout.itemsize)),
+        **_terms(layout, x, lanes),
         "row_blocks": blocks,
         "row_tasks": row_tasks,
         "blocks_per_task": blocks_per_task,
@@ -110,7 +110,6 @@ def grad_weight_direct(layout: Layout) -> Program:
         "complete": int(complete),
     }
     tables = {
-        "offsets": offsets,
         "a_row": a_row,
         "out_row": np.arange(len(a_row)) * (kernel.columns if complete else padded_lanes),
     }
@@ -139,13 +138,25 @@ def grad_weight_direct(layout: Layout) -> Program:
     )
 
 
-def _pixel_offsets(layout: Layout, x: Planes, lanes: Lanes, whole_images: bool) -> np.ndarray:
-    """Return where the pixels of an image, or of a line, lie in the planes of x and in grad_out, half by half."""
-    p = np.arange(layout.out_height if whole_images else 1)[:, None, None]
-    q = np.arange(layout.out_width)[:, None]
-    half = np.arange(layout.halves)
-    g = (p * layout.out_width + q) * lanes.pixel + half * lanes.columns
-    return np.stack([p * x.pitch + q + half * x.channel, g], axis=-1)
+def _terms(layout: Layout, x: Planes, lanes: Lanes) -> dict[str, int]:
+    """Return how the pixels of a line are gone through: the fields of ``panel_loop``, for the halves pixel by pixel."""
+    if layout.halves == 1:
+        width = layout.out_width
+        return {
+            "repeats_per_line": 1,
+            "length": width,
+            "a_step": 1,
+            "a_repeat": x.pitch,
+            "b_repeat": width * lanes.pixel,
+        }
+    return {
+        "repeats_per_line": layout.out_width,
+        "length": layout.halves,
+        "a_step": x.channel,
+        "a_repeat": 1,
+        "b_repeat": lanes.pixel,
+        "lines_at_once": 1,
+    }
 
 
 def _pack_lanes(layout: Layout, offset: int, lanes: Lanes) -> tuple[Step, ...]:

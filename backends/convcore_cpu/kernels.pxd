@@ -25,7 +25,8 @@ cdef extern from "kernels/isa.h" nogil:
 
 cdef extern from "kernels/steps.h" nogil:
     enum:
-        FIRST, SECOND, BIAS, OUT, WORKSPACE, NAN_SEEN, BUFFERS
+        FIRST, SECOND, BIAS, OUT, WORKSPACE, SCRATCH, NAN_SEEN, BUFFERS
+        MAX_TILES_PER_TASK
         MAX_BAND_BYTES
 
     ctypedef void (*task_function)(const void *step, char **buffers, index_t images, index_t task) noexcept nogil
@@ -77,6 +78,25 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *column_of
         const void *fill
 
+    ctypedef struct panels_sizes:
+        index_t a_buffer, a_offset, a_group, a_chunk, a_repeat, a_step
+        index_t b_buffer, b_offset, b_image, b_group, b_chunk
+        index_t bias_buffer
+        index_t out_buffer, out_offset, out_image, out_group, out_line, out_column
+        index_t groups, rows, lines, width, pitch
+        index_t channels, channels_at_once, taps, even
+        index_t tile_tasks, tiles_per_task, row_tasks, blocks_per_task, sums_offset
+        index_t may_overrun, watch_nan
+
+    ctypedef struct panels_step:
+        panels_sizes sizes
+        const micro_kernel *kernel
+        const micro_kernel *collect
+        const index_t *offsets
+        const index_t *a_row
+        const index_t *out_row
+        const index_t *tile_row
+
     ctypedef struct sliding_sizes:
         index_t x_image, x_group
         index_t w_image, w_group, w_row, w_channel, w_line, w_column
@@ -96,17 +116,17 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *patches
 
     ctypedef struct accumulate_sizes:
-        index_t a_buffer, a_offset, a_group, a_step
-        index_t b_offset, b_group, b_panel, b_step
+        index_t a_buffer, a_offset, a_group, a_image, a_line
+        index_t b_offset, b_group, b_panel, b_image, b_line
         index_t out_offset, out_part, out_group
-        index_t groups, parts, rows, columns, lanes, length
-        index_t repeats, repeats_per_image, repeats_at_once
+        index_t groups, parts, rows, columns, lanes
+        index_t images, lines, lines_at_once, repeats_per_line
+        index_t length, a_step, a_repeat, b_repeat
         index_t row_blocks, row_tasks, blocks_per_task, one_batch, complete
 
     ctypedef struct accumulate_step:
         accumulate_sizes sizes
         const micro_kernel *kernel
-        const index_t *offsets
         const index_t *a_row
         const index_t *out_row
 
@@ -155,7 +175,7 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *out_offsets
 
     ctypedef struct multiply_sizes:
-        index_t a_offset, a_point
+        index_t a_offset, a_point, a_step
         index_t b_offset, b_block, b_point
         index_t bias_buffer
         index_t out_image, out_line, out_column
@@ -167,7 +187,6 @@ cdef extern from "kernels/steps.h" nogil:
         multiply_sizes sizes
         const micro_kernel *kernel
         const micro_kernel *transform
-        const index_t *offsets
         const index_t *a_row
         const index_t *out_row
         const index_t *tile_row
@@ -176,7 +195,7 @@ cdef extern from "kernels/steps.h" nogil:
 
     ctypedef struct grads_sizes:
         index_t src_image, src_channel, src_line, src_column
-        index_t dst_offset, dst_tile
+        index_t dst_offset, dst_tile, dst_panel, panel
         index_t height, width, tile_lines, tile_columns, tiles, first_block
         index_t channels, channel_tasks
 

@@ -8,6 +8,7 @@ halves meets with the right sign.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -95,7 +96,11 @@ class Layout:
         self.micro_kernels = [row for row in micro_kernels if row.dtype == self.type]
         seconds = problem.flops / FLOPS_PER_SECOND + problem.bytes / BYTES_PER_SECOND
         self.threads = 1 if seconds < WORTH_A_THREAD else threads
+        #: How many threads there may be, for the scratch memory each of them needs.
+        self.most_threads = self.threads or os.cpu_count() or 1
         self.workspace = 0
+        #: Elements of scratch memory a thread needs.
+        self.scratch = 0
         #: Elements that packing steps write, of all images.
         self.packed_elements = 0
         self.most_images = max(min(self.images, most_images), 1)
@@ -146,7 +151,7 @@ class Layout:
 
     def start_again(self) -> None:
         """Forget the workspace and the batches of a program laid out before, to lay out another."""
-        self.workspace, self.packed_elements, self.batch = 0, 0, self.most_images
+        self.workspace, self.scratch, self.packed_elements, self.batch = 0, 0, 0, self.most_images
 
     def program(
         self, algorithm: str, kernel: str, cycles: float, instead: Program | None = None, **stages: Stages
@@ -157,10 +162,11 @@ class Layout:
         return Program(
             algorithm=algorithm,
             kernel=kernel,
-            threads=self.threads,
+            threads=self.most_threads if self.scratch else self.threads,
             images_per_batch=self.batch,
             image_bytes=self.image_bytes(),
             workspace_bytes=(self.workspace + slack) * self.itemsize,
+            scratch_bytes=-(-self.scratch // 16) * 16 * self.itemsize,
             cost=Cost(cycles, self.problem.bytes + 2 * self.packed_elements * self.itemsize),
             instead=instead,
             **stages,

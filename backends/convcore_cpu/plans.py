@@ -17,6 +17,7 @@ from convcore_cpu.engine import MicroKernel
 from convcore_cpu.fourier import OPS
 from convcore_cpu.grad_weight import grad_weight_direct
 from convcore_cpu.layout import Layout
+from convcore_cpu.panels import forward_panels, grad_input_panels
 from convcore_cpu.pool import max_pool
 from convcore_cpu.program import FIRST, Program, Step, UnsupportedError
 from convcore_cpu.sliding import forward_sliding, grad_input_sliding, grad_weight_sliding
@@ -58,10 +59,10 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
                 reasons.append(str(reason))
         if not programs:
             raise UnsupportedError("; ".join(reasons))
-        small = [program for program in programs if program.workspace_bytes <= limit]
+        small = [program for program in programs if program.memory_bytes <= limit]
         if small:
             return min(small, key=lambda program: program.cost.seconds)
-    least = min(program.workspace_bytes for program in programs)
+    least = min(program.memory_bytes for program in programs)
     raise UnsupportedError(f"it needs {least} bytes of workspace, workspace_limit is {limit}")
 
 
@@ -86,8 +87,13 @@ def _winograd(builder: Callable[..., Program]) -> dict[str, Callable[[Layout], P
 #: The algorithms of each operation by the names users give them.  One that cannot do a problem, or may not for its
 #: accuracy, raises :class:`UnsupportedError`.
 ALGORITHMS: dict[str, dict[str, Callable[[Layout], Program]]] = {
-    "forward": {"direct": forward, "sliding": forward_sliding, **_winograd(winograd)},
-    "grad_input": {"direct": grad_input, "sliding": grad_input_sliding, **_winograd(winograd)},
+    "forward": {"direct": forward, "panels": forward_panels, "sliding": forward_sliding, **_winograd(winograd)},
+    "grad_input": {
+        "direct": grad_input,
+        "panels": grad_input_panels,
+        "sliding": grad_input_sliding,
+        **_winograd(winograd),
+    },
     "grad_weight": {
         "direct": grad_weight_direct,
         "dot": grad_weight_dot,

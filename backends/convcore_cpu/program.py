@@ -52,7 +52,8 @@ class Program:
     """What ``engine.Engine`` runs: ``before`` once, ``each`` for every batch of images, ``after`` once.
 
     When a NaN was seen, ``exact`` follows ``each``, or without one ``instead`` follows all.  The steps of a stage are
-    independent of each other.  ``threads`` is an upper limit, None if there is none.
+    independent of each other.  ``threads`` is an upper limit, None if there is none; with ``scratch_bytes``, what each
+    thread needs besides the workspace, there is one.
     """
 
     algorithm: str
@@ -62,11 +63,17 @@ class Program:
     image_bytes: tuple[int, int, int]
     workspace_bytes: int
     cost: Cost
+    scratch_bytes: int = 0
     before: Stages = ()
     each: Stages = ()
     after: Stages = ()
     exact: Stages = ()
     instead: Program | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """The workspace of all threads."""
+        return self.workspace_bytes + self.scratch_bytes * (self.threads or 0)
 
     @property
     def notes(self) -> str:

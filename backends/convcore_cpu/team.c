@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "team.h"
 
 #include <pthread.h>
@@ -6,11 +7,13 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "subnormals.h"
 
-/* Looks for work before a thread goes to sleep: some 50 us, about ten times what it costs to be woken. */
-enum { LOOKS = 2000, LOOKS_PER_YIELD = 64 };
+/* How long a thread looks for work before it goes to sleep (nanoseconds): longer than it takes to be woken, and than a
+ * caller's Python takes from one call to the next. */
+enum { PATIENCE = 200000, LOOKS_PER_YIELD = 64 };
 /* Ranges each thread would take if all took equal ones; they get smaller towards the end of a stage. */
 enum { RANGES = 4 };
 /* A ticket counts no further. */
@@ -24,29 +27,45 @@ struct team {
     range_function function;
     void *context;
     ptrdiff_t tasks;
-    int threads;
+    int threads, workers;
+    int home; /* the processor the workers stay away from, -1 if there is none */
     _Atomic int sleeping, caller_sleeps;
     pthread_mutex_t lock;
     pthread_cond_t work, done;
     team *next;
+    struct worker {
+        team *team;
+        pthread_t thread;
+        int member;
+    } worker[];
 };
 
 int team_runs;
 static team *spare; /* a list */
 
-static void look_away(int looks) {
-    if (looks % LOOKS_PER_YIELD == LOOKS_PER_YIELD - 1) sched_yield();
+static int64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Let a moment pass; return 0 when the patience of this wait, which began with look 0, is at an end. */
+static int wait_on(int look, int64_t *since) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+    if (look == 0) *since = nanoseconds();
+    if (look % LOOKS_PER_YIELD != LOOKS_PER_YIELD - 1) return 1;
+    sched_yield();
+    return nanoseconds() - *since < PATIENCE;
 }
 
 static uint32_t untaken(team *t) { return (uint32_t)atomic_load(&t->ticket); }
 
 /* Do tasks of the stage until none is left to take. */
-static void help(team *t) {
+static void help(team *t, int member) {
     uint64_t ticket = atomic_load(&t->ticket);
     while ((uint32_t)ticket) {
         const uint32_t left = (uint32_t)ticket;
@@ -54,7 +73,7 @@ static void help(team *t) {
         if (!count) count = 1;
         if (!atomic_compare_exchange_weak(&t->ticket, &ticket, ticket - count)) continue;
         const ptrdiff_t first = t->tasks - left;
-        t->function(t->context, first, first + count);
+        t->function(t->context, member, first, first + count);
         if (atomic_fetch_sub(&t->unfinished, count) == count && atomic_load(&t->caller_sleeps)) {
             pthread_mutex_lock(&t->lock);
             pthread_cond_signal(&t->done);
@@ -64,19 +83,18 @@ static void help(team *t) {
     }
 }
 
-static void *worker(void *argument) {
-    team *t = argument;
+static void *work(void *argument) {
+    const struct worker *self = argument;
+    team *t = self->team;
+    int64_t since = 0;
     flush_subnormals();
-    for (int looks = 0;; looks++) {
+    for (int look = 0;; look++) {
         if (untaken(t)) {
-            help(t);
-            looks = 0;
+            help(t, self->member);
+            look = 0;
         }
-        if (looks < LOOKS) {
-            look_away(looks);
-            continue;
-        }
-        looks = 0;
+        if (wait_on(look, &since)) continue;
+        look = -1;
         pthread_mutex_lock(&t->lock);
         atomic_fetch_add(&t->sleeping, 1);
         while (!untaken(t)) pthread_cond_wait(&t->work, &t->lock);
@@ -96,9 +114,10 @@ static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_teams); }
 static team *new_team(int threads) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch_forks);
-    team *t = calloc(1, sizeof *t);
+    team *t = calloc(1, sizeof *t + (size_t)threads * sizeof t->worker[0]);
     if (!t) return NULL;
     t->threads = threads;
+    t->home = -1;
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->work, NULL);
     pthread_cond_init(&t->done, NULL);
@@ -106,9 +125,11 @@ static team *new_team(int threads) {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (int i = 1; i < threads; i++) {
-        pthread_t thread;
-        if (pthread_create(&thread, NULL, worker, t)) break; /* a team of fewer does the same work */
-        pthread_detach(thread);
+        struct worker *w = &t->worker[t->workers];
+        *w = (struct worker){.team = t, .member = i};
+        if (pthread_create(&w->thread, NULL, work, w)) break; /* a team of fewer does the same work */
+        pthread_detach(w->thread);
+        t->workers++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return t;
@@ -132,17 +153,32 @@ void team_give_back(team *borrowed) {
     spare = borrowed;
 }
 
+/* A worker that is woken on its caller's processor waits there until the caller is preempted, for milliseconds: let
+ * workers run wherever the caller may, but not where it is. */
+static void leave_home(team *t) {
+#if defined(__linux__)
+    cpu_set_t allowed;
+    const int home = sched_getcpu();
+    if (home < 0 || home == t->home || sched_getaffinity(0, sizeof allowed, &allowed)) return;
+    t->home = home;
+    if (CPU_COUNT(&allowed) > 1) CPU_CLR(home, &allowed);
+    for (int i = 0; i < t->workers; i++) pthread_setaffinity_np(t->worker[i].thread, sizeof allowed, &allowed);
+#endif
+}
+
 static void run_stage(team *t, ptrdiff_t tasks) {
     t->tasks = tasks;
     atomic_store(&t->unfinished, tasks);
     atomic_store(&t->ticket, ((atomic_load(&t->ticket) >> 32) + 1) << 32 | (uint64_t)tasks);
     if (atomic_load(&t->sleeping)) {
+        leave_home(t);
         pthread_mutex_lock(&t->lock);
         pthread_cond_broadcast(&t->work);
         pthread_mutex_unlock(&t->lock);
     }
-    help(t);
-    for (int looks = 0; looks < LOOKS && atomic_load(&t->unfinished); looks++) look_away(looks);
+    help(t, 0);
+    int64_t since = 0;
+    for (int look = 0; atomic_load(&t->unfinished) && wait_on(look, &since); look++) continue;
     if (!atomic_load(&t->unfinished)) return;
     /* A worker was put to sleep in the middle of a task: it may have this core. */
     pthread_mutex_lock(&t->lock);
@@ -154,7 +190,7 @@ static void run_stage(team *t, ptrdiff_t tasks) {
 
 void team_run(team *borrowed, range_function function, void *context, ptrdiff_t tasks) {
     if (!borrowed || tasks <= 1 || tasks > MOST_TASKS) {
-        function(context, 0, tasks);
+        function(context, 0, 0, tasks);
         return;
     }
     borrowed->function = function;

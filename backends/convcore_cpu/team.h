@@ -13,7 +13,7 @@
 #include <stddef.h>
 
 typedef struct team team;
-typedef void (*range_function)(void *context, ptrdiff_t first, ptrdiff_t last);
+typedef void (*range_function)(void *context, int member, ptrdiff_t first, ptrdiff_t last);
 
 /* Return a team that nobody else uses, NULL for one thread or where no memory is left.  A lock (the GIL) guards both.
  */

@@ -43,6 +43,24 @@ def outer_kernel(
     return min(candidates, key=lambda candidate: candidate[0], default=(math.inf, None))
 
 
+def panel_kernel(micro_kernels: Iterable[MicroKernel], rows: int, pixels: int) -> tuple[MicroKernel, float]:
+    """Return the panel micro-kernel that takes the fewest cycles for one term of so many rows and pixels, and those."""
+    candidates = [
+        (row, -(-rows // row.rows) * -(-pixels // row.columns) * _panel_cycles(row))
+        for row in micro_kernels
+        if row.algorithm == "panel"
+    ]
+    return min(candidates, key=lambda candidate: candidate[1])
+
+
+def _panel_cycles(row: MicroKernel) -> float:
+    """Return the cycles one term of the sum takes a tile: by arithmetic, loads or latency, and some for the loop."""
+    vectors = row.columns // row.lanes
+    arithmetic = row.rows * vectors * 0.5
+    loads = 0.5 * (row.rows + vectors)
+    return max(arithmetic, loads, 4.0) + 0.7
+
+
 def _outer_cycles(row: MicroKernel, a_stride: int, far: bool) -> float:
     """Return the cycles one term of the sum takes a tile: by arithmetic, loads or latency, and one for the loop.
 

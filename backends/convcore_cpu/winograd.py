@@ -19,7 +19,7 @@ from convcore_cpu.correlate import forward, grad_input
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.layout import TASKS, Layout
 from convcore_cpu.program import BIAS, FIRST, Program, Step, UnsupportedError
-from convcore_cpu.tiles import outer_kernel, padded
+from convcore_cpu.tiles import padded, panel_kernel
 
 #: Points of tiles computed at a time stay in the last-level cache (bytes), so do those of the weight.
 POINT_BYTES = 8 << 20
@@ -157,7 +157,7 @@ def _cycles(layout: Layout, m: int) -> float:
     in_cache = kernels * points * layout.itemsize < POINT_BYTES // 2
     return (
         START_CYCLES
-        + points * direction.channels * outer_kernel(layout.micro_kernels, direction.rows, tiles)[0]
+        + points * direction.channels * panel_kernel(layout.micro_kernels, direction.rows, tiles)[1]
         + kernels * (0.7 * points if in_cache else 15 + 0.9 * points)
         + tiles * (direction.channels * INPUT_CYCLES[m] + direction.rows * OUTPUT_CYCLES[m])
     )
@@ -177,8 +177,7 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
     u_bytes = -(-direction.rows // u_lanes) * u_block * layout.itemsize
     # A large weight is worth more tiles at a time: each batch reads all of it.
     layout.set_batch(n * n * direction.channels * per_image, min(u_bytes, 2 * POINT_BYTES))
-    kernel = outer_kernel(layout.micro_kernels, direction.rows, per_image * layout.batch)[1]
-    assert kernel is not None
+    kernel, _ = panel_kernel(layout.micro_kernels, direction.rows, per_image * layout.batch)
     lanes = kernel.columns
     blocks = -(-per_image * layout.batch // lanes)
     block = n * n * (direction.channels * lanes + SPREAD)
@@ -199,7 +198,7 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
         _weights_step(layout, m, u_offsets[i % 2], first, min(rows, direction.rows - first))
         for i, first in enumerate(starts)
     ]
-    layout.workspace = max(layout.workspace, -(-direct.workspace_bytes // layout.itemsize))
+    layout.workspace = max(layout.workspace, -(-direct.memory_bytes // layout.itemsize))
     each: list[tuple[Step, ...]] = []
     for first_block in range(0, blocks, band):
         count = min(band, blocks - first_block)
@@ -275,6 +274,7 @@ def _multiply_step(
     sizes = {
         "a_offset": offsets[0],
         "a_point": u_point,
+        "a_step": u_lanes,
         "b_offset": offsets[1],
         "b_block": points * v_point,
         "b_point": v_point,
@@ -294,9 +294,8 @@ def _multiply_step(
         "row_tasks": row_tasks,
         "rows_per_task": row_blocks_per_task * kernel.rows,
     }
-    terms, u_rows = np.arange(direction.channels), np.arange(rows[1])
+    u_rows = np.arange(rows[1])
     tables = {
-        "offsets": np.stack([terms * u_lanes, terms * lanes], axis=-1),
         "a_row": padded(u_rows // u_lanes * points * u_point + u_rows % u_lanes, kernel.rows),
         "out_row": np.arange(direction.rows) * direction.result[1],
         "tile_row": np.arange(kernel.rows) * points * lanes,

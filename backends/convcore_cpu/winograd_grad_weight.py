@@ -10,10 +10,10 @@ import math
 
 import numpy as np
 
-from convcore_cpu.grad_weight import CHUNK_BYTES, grad_weight_direct
+from convcore_cpu.grad_weight import grad_weight_direct
 from convcore_cpu.layout import TASKS, Layout
 from convcore_cpu.program import WORKSPACE, Program, Step
-from convcore_cpu.tiles import outer_kernel, padded
+from convcore_cpu.tiles import padded, panel_kernel
 from convcore_cpu.winograd import (
     INPUT_CYCLES,
     POINT_BYTES,
@@ -44,8 +44,7 @@ def winograd_grad_weight(layout: Layout, m: int | None = None) -> Program:
     per_image = tile_lines * tile_columns
     direct = grad_weight_direct(layout)
     layout.start_again()
-    kernel = outer_kernel(layout.micro_kernels, channels, layout.out_channels)[1]
-    assert kernel is not None
+    kernel, _ = panel_kernel(layout.micro_kernels, channels, layout.out_channels)
     lanes = -(-layout.out_channels // kernel.columns) * kernel.columns
     layout.set_batch(points * per_image * (channels + lanes))
     # The sums go over all tiles of a batch, so every batch must be a whole one.
@@ -62,12 +61,11 @@ def winograd_grad_weight(layout: Layout, m: int | None = None) -> Program:
     a_row = padded(np.arange(channels) * tiles, kernel.rows)
     sums_point = len(a_row) * lanes
     sums_offset = layout.reserve(points * sums_point)
-    layout.workspace = max(layout.workspace, -(-direct.workspace_bytes // layout.itemsize))
+    layout.workspace = max(layout.workspace, -(-direct.memory_bytes // layout.itemsize))
 
     one_band = layout.batch == layout.images and blocks <= band
     image, channel, line, column = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
     grad_transform = transform_kernel(layout, "grad", m, lanes)
-    terms = np.arange(tiles)
     row_blocks = len(a_row) // kernel.rows
     blocks_per_task = max(1, row_blocks * points // TASKS)
     row_tasks = -(-row_blocks // blocks_per_task)
@@ -83,7 +81,9 @@ def winograd_grad_weight(layout: Layout, m: int | None = None) -> Program:
                 "src_line": line,
                 "src_column": column,
                 "dst_offset": g_offset,
-                "dst_tile": lanes,
+                "dst_tile": kernel.columns,
+                "dst_panel": band * tiles * kernel.columns,
+                "panel": kernel.columns,
                 "height": layout.out_height,
                 "width": layout.out_width,
                 "tile_lines": tile_lines,
@@ -104,11 +104,13 @@ def winograd_grad_weight(layout: Layout, m: int | None = None) -> Program:
                 "a_buffer": WORKSPACE,
                 "a_offset": v_offset,
                 "a_group": v_point,
-                "a_step": v_block,
+                "a_image": v_block,
+                "a_line": 0,
                 "b_offset": g_offset,
                 "b_group": g_point,
-                "b_panel": kernel.columns,
-                "b_step": tiles * lanes,
+                "b_panel": band * tiles * kernel.columns,
+                "b_image": tiles * kernel.columns,
+                "b_line": 0,
                 "out_offset": sums_offset,
                 "out_part": 0,
                 "out_group": sums_point,
@@ -117,10 +119,14 @@ def winograd_grad_weight(layout: Layout, m: int | None = None) -> Program:
                 "rows": channels,
                 "columns": layout.out_channels,
                 "lanes": lanes,
+                "images": count,
+                "lines": 1,
+                "lines_at_once": 1,
+                "repeats_per_line": 1,
                 "length": tiles,
-                "repeats": count,
-                "repeats_per_image": 0,
-                "repeats_at_once": max(1, CHUNK_BYTES // (tiles * lanes * layout.itemsize)),
+                "a_step": 1,
+                "a_repeat": 0,
+                "b_repeat": 0,
                 "row_blocks": row_blocks,
                 "row_tasks": row_tasks,
                 "blocks_per_task": blocks_per_task,
@@ -130,7 +136,6 @@ def winograd_grad_weight(layout: Layout, m: int | None = None) -> Program:
             False,
             kernel.name,
             {
-                "offsets": np.stack([terms, terms * lanes], axis=-1),
                 "a_row": a_row,
                 "out_row": np.arange(len(a_row)) * lanes,
             },
@@ -178,7 +183,7 @@ def _cycles(layout: Layout, m: int) -> float:
     return (
         START_CYCLES
         + (tile_bytes * BYTE_CYCLES if tile_bytes > POINT_BYTES else 0)
-        + points * tiles * outer_kernel(layout.micro_kernels, layout.channels, layout.out_channels)[0]
+        + points * tiles * panel_kernel(layout.micro_kernels, layout.channels, layout.out_channels)[1]
         + sums * (SUM_CYCLES if sums * layout.itemsize <= POINT_BYTES else FAR_SUM_CYCLES)
         + tiles * (layout.channels * INPUT_CYCLES[m] + layout.out_channels * GRAD_CYCLES[m])
     )

@@ -47,6 +47,55 @@ static int draw(void) { return rand() % 17 - 8; }
         return 1;                                                                                                      \
     }                                                                                                                  \
                                                                                                                        \
+    static int check_panel_##TYPE(const micro_kernel *row) {                                                           \
+        static TYPE a[MEMORY], b[2 * MEMORY], out[MEMORY], expected[MEMORY], init[MAX_TILE_ROWS];                      \
+        index_t a_row[MAX_TILE_ROWS], out_row[MAX_TILE_ROWS];                                                          \
+        const index_t columns = row->columns, b_repeat = LENGTH * columns + 5;                                         \
+        const panel_loop loop = {REPEATS, LENGTH, 71, b_repeat, 3, a_row, out_row};                                    \
+        for (int i = 0; i < MEMORY; i++) a[i] = (TYPE)draw(), out[i] = expected[i] = (TYPE)draw();                     \
+        for (int i = 0; i < 2 * MEMORY; i++) b[i] = (TYPE)draw();                                                      \
+        for (int m = 0; m < row->rows; m++) {                                                                          \
+            a_row[m] = rand() % 1000, out_row[m] = 3 + m * columns, init[m] = (TYPE)draw();                            \
+        }                                                                                                              \
+        for (int started = 0; started < 2; started++) {                                                                \
+            for (int m = 0; m < row->rows; m++) {                                                                      \
+                for (int j = 0; j < columns; j++) {                                                                    \
+                    TYPE sum = started ? expected[out_row[m] + j] : init[m];                                           \
+                    for (int t = 0; t < REPEATS; t++) {                                                                \
+                        for (int l = 0; l < LENGTH; l++) {                                                             \
+                            sum += a[a_row[m] + t * 71 + l * 3] * b[t * b_repeat + l * columns + j];                   \
+                        }                                                                                              \
+                    }                                                                                                  \
+                    expected[out_row[m] + j] = sum;                                                                    \
+                }                                                                                                      \
+            }                                                                                                          \
+            ((panel_function *)row->function)(&loop, a, b, started ? NULL : init, out);                                \
+            if (memcmp(out, expected, sizeof out)) return 0;                                                           \
+        }                                                                                                              \
+        return 1;                                                                                                      \
+    }                                                                                                                  \
+                                                                                                                       \
+    static int check_collect_##TYPE(const micro_kernel *row) {                                                         \
+        static TYPE planes[MEMORY], panel[MEMORY], expected[MEMORY];                                                   \
+        static const pixel_run runs[] = {{0, 7, 300}, {7, 19, 5}, {26, 1, 900}, {27, 5, 40}};                          \
+        index_t offsets[LENGTH];                                                                                       \
+        for (int may_overrun = 0; may_overrun < 2; may_overrun++) {                                                    \
+            const collect_loop loop = {runs, 4, offsets, LENGTH, 32, may_overrun};                                     \
+            const size_t used = LENGTH * 32 * sizeof(TYPE); /* what follows may be overwritten */                      \
+            for (int i = 0; i < MEMORY; i++) planes[i] = (TYPE)draw(), panel[i] = expected[i] = (TYPE)draw();          \
+            for (int l = 0; l < LENGTH; l++) offsets[l] = rand() % 2000;                                               \
+            for (int l = 0; l < LENGTH; l++) {                                                                         \
+                for (int r = 0; r < 4; r++) {                                                                          \
+                    for (int i = 0; i < runs[r].count; i++)                                                            \
+                        expected[l * 32 + runs[r].lane + i] = planes[runs[r].at + offsets[l] + i];                     \
+                }                                                                                                      \
+            }                                                                                                          \
+            ((collect_function *)row->function)(&loop, planes, panel);                                                 \
+            if (memcmp(panel, expected, may_overrun ? used : sizeof panel)) return 0;                                  \
+        }                                                                                                              \
+        return 1;                                                                                                      \
+    }                                                                                                                  \
+                                                                                                                       \
     static int check_dot_##TYPE(const micro_kernel *row) {                                                             \
         enum { K = 5, HEIGHT = 7, TAPS = 10 };                                                                         \
         static TYPE x[MEMORY], g[MEMORY], out[K * TAPS], expected[K * TAPS];                                           \
@@ -222,7 +271,10 @@ static const struct {
     int (*right)(const micro_kernel *row);
 } checks[] = {
     {"f32", "outer", check_outer_f32},       {"f64", "outer", check_outer_f64},
-    {"i64", "outer", check_outer_i64},       {"f32", "dot", check_dot_f32},
+    {"i64", "outer", check_outer_i64},       {"f32", "panel", check_panel_f32},
+    {"f64", "panel", check_panel_f64},       {"i64", "panel", check_panel_i64},
+    {"f32", "collect", check_collect_f32},   {"f64", "collect", check_collect_f64},
+    {"i64", "collect", check_collect_i64},   {"f32", "dot", check_dot_f32},
     {"f64", "dot", check_dot_f64},           {"i64", "dot", check_dot_i64},
     {"f32", "sliding", check_sliding_f32},   {"f64", "sliding", check_sliding_f64},
     {"i64", "sliding", check_sliding_i64},   {"f32", "winograd", check_winograd_f32},

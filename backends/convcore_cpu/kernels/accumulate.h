@@ -5,7 +5,7 @@
  * m runs over (c, r, s), j over the channels of grad_out, which lie in panels as wide as a tile.  Where a tile goes
  * through all pixels at once (`complete`) it is turned and stored in the weight; that takes a panel that stays in the
  * second-level cache for all rows.  Otherwise partial sums are kept in the workspace: the pixels are gone through
- * `repeats_at_once` lines (or images) at a time, so that their part of B stays in cache for all rows.  Parts split the
+ * `lines_at_once` lines of an image at a time, so that their part of B stays in cache for all rows.  Parts split the
  * pixels where there are too few tiles to keep threads busy; their number depends on the problem alone, and reduce.h
  * adds them up in order: the same bits on any number of threads.
  *
@@ -23,43 +23,50 @@ static void NAMED(store_turned)(const TYPE *tile, index_t columns, index_t wide,
 static void NAMED(accumulate)(const void *step, char *const *buffers, index_t images, index_t task) {
     const accumulate_step *s = step;
     const accumulate_sizes *z = &s->sizes;
-    outer_function *const outer = (outer_function *)s->kernel->function;
+    panel_function *const multiply = (panel_function *)s->kernel->function;
     const index_t first_block = task % z->row_tasks * z->blocks_per_task;
     const index_t last_block =
         first_block + z->blocks_per_task < z->row_blocks ? first_block + z->blocks_per_task : z->row_blocks;
     const index_t group = task / z->row_tasks % z->groups, part = task / z->row_tasks / z->groups;
-    const index_t repeats = z->repeats + z->repeats_per_image * images;
-    const index_t first = repeats * part / z->parts, last = repeats * (part + 1) / z->parts;
+    const index_t lines = z->lines * (z->images ? z->images : images);
+    const index_t first = lines * part / z->parts, last = lines * (part + 1) / z->parts;
     const TYPE *a = (const TYPE *)buffers[z->a_buffer] + z->a_offset + group * z->a_group;
     const TYPE *b = (const TYPE *)buffers[WORKSPACE] + z->b_offset + group * z->b_group;
     TYPE *out = (TYPE *)buffers[WORKSPACE] + z->out_offset + part * z->out_part + group * z->out_group;
+    TYPE *weight = (TYPE *)buffers[OUT] + group * z->columns * z->rows;
     const TYPE zeros[MAX_TILE_ROWS] = {0};
     const index_t tile_rows = s->kernel->rows, tile_columns = s->kernel->columns;
-    outer_loop loop = {.offsets = s->offsets, .length = z->length, .a_step = z->a_step, .b_step = z->b_step};
+    panel_loop loop = {.length = z->length, .a_repeat = z->a_repeat, .b_repeat = z->b_repeat, .a_step = z->a_step};
+    _Alignas(64) TYPE tile[MAX_TILE];
     if (z->complete) {
-        _Alignas(64) TYPE tile[MAX_TILE];
-        TYPE *weight = (TYPE *)buffers[OUT] + group * z->columns * z->rows;
-        loop.repeats = repeats;
         loop.out_row = s->out_row;
         for (index_t j = 0; j < z->columns; j += tile_columns, b += z->b_panel) {
             const index_t wide = z->columns - j < tile_columns ? z->columns - j : tile_columns;
             for (index_t block = first_block; block < last_block; block++) {
                 const index_t row = block * tile_rows, high = z->rows - row < tile_rows ? z->rows - row : tile_rows;
                 loop.a_row = s->a_row + row;
-                outer(&loop, a, b, zeros, tile);
+                for (index_t line = first; line < last; line += z->lines) {
+                    const index_t image = line / z->lines;
+                    loop.repeats = z->lines * z->repeats_per_line;
+                    multiply(&loop, a + image * z->a_image, b + image * z->b_image, line == first ? zeros : NULL, tile);
+                }
                 NAMED(store_turned)(tile, tile_columns, wide, high, weight + j * z->rows + row, z->rows);
             }
         }
         return;
     }
-    for (index_t at = first; at < last; at += z->repeats_at_once) {
-        loop.repeats = last - at < z->repeats_at_once ? last - at : z->repeats_at_once;
+    for (index_t line = first, next; line < last; line = next) {
+        const index_t image = line / z->lines, y = line % z->lines;
+        next = (image + 1) * z->lines < last ? (image + 1) * z->lines : last;
+        if (next > line + z->lines_at_once) next = line + z->lines_at_once;
+        loop.repeats = (next - line) * z->repeats_per_line;
         for (index_t block = first_block; block < last_block; block++) {
-            const TYPE *panel = b + at * z->b_step;
+            const TYPE *panel = b + image * z->b_image + y * z->b_line;
             loop.a_row = s->a_row + block * tile_rows;
             loop.out_row = s->out_row + block * tile_rows;
             for (index_t j = 0; j < z->lanes; j += tile_columns, panel += z->b_panel) {
-                outer(&loop, a + at * z->a_step, panel, z->one_batch && at == first ? zeros : NULL, out + j);
+                multiply(&loop, a + image * z->a_image + y * z->a_line, panel,
+                         z->one_batch && line == first ? zeros : NULL, out + j);
             }
         }
     }

@@ -1,6 +1,7 @@
 /* Winograd's transform of grad_out for grad_weight: tiles of m x m pixels to points, with lanes of channels.
  *
- *     G[point, tile, channel] = A g A^T,  g[a][b] = src[image, channel, i*m + a, j*m + b], or 0 outside the image
+ *     G[point, channel / panel, tile, channel % panel] = A g A^T,  g[a][b] = src[image, channel, i*m + a, j*m + b], or
+ * 0 outside the image
  *
  * Tile (image, i, j) is tile `tile` of its block, numbered as in tiles.h.  Tiles past the last one are zeros, and so
  * are the channels past the last one.
@@ -31,7 +32,8 @@ static void NAMED(grads)(const void *step, char *const *buffers, index_t images,
     const index_t left_over = z->channels - first_channel, channels = left_over < lanes ? left_over : lanes;
     const index_t first_tile = (z->first_block + block) * z->tiles, end = per_image * images;
     const TYPE *src = (const TYPE *)buffers[SECOND] + first_channel * z->src_channel;
-    TYPE *g = (TYPE *)buffers[WORKSPACE] + z->dst_offset + block * z->tiles * z->dst_tile + first_channel;
+    TYPE *g = (TYPE *)buffers[WORKSPACE] + z->dst_offset + block * z->tiles * z->dst_tile +
+              first_channel / z->panel * z->dst_panel + first_channel % z->panel;
     const transform_loop loop = {s->in_offsets, s->out_offsets, 1, NULL};
     _Alignas(64) TYPE elements[AT_ONCE * 4 * 4 * MAX_LANES];
     for (index_t t = 0; t < z->tiles;) {

@@ -26,22 +26,28 @@ enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
 
 #define TYPE f32
 #include "band.h"
+#include "collect.h"
 #include "dot.h"
 #include "outer.h"
+#include "panel.h"
 #include "sliding.h"
 #include "winograd.h"
 #undef TYPE
 #define TYPE f64
 #include "band.h"
+#include "collect.h"
 #include "dot.h"
 #include "outer.h"
+#include "panel.h"
 #include "sliding.h"
 #include "winograd.h"
 #undef TYPE
 #define TYPE i64
 #include "band.h"
+#include "collect.h"
 #include "dot.h"
 #include "outer.h"
+#include "panel.h"
 #include "sliding.h"
 #undef TYPE
 
@@ -49,6 +55,10 @@ enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
 #define PASS_outer loop, a, b, init, out
 #define ARGUMENTS_dot const lines_step *s, const void *x, const void *g, const index_t *chunk, int add, void *out
 #define PASS_dot s, x, g, chunk, add, out
+#define ARGUMENTS_panel const panel_loop *loop, const void *a, const void *b, const void *init, void *out
+#define PASS_panel loop, a, b, init, out
+#define ARGUMENTS_collect const collect_loop *loop, const void *planes, void *panel
+#define PASS_collect loop, planes, panel
 #define ARGUMENTS_sliding                                                                                              \
     const sliding_step *s, const index_t *piece, const void *x, const void *w, const void *bias, int how, void *out,   \
         index_t groups

@@ -28,6 +28,27 @@ typedef struct {
     const index_t *a_row, *out_row;  /* for every row of the tile, in elements */
 } outer_loop;
 
+/* The loop of a panel micro-kernel; panel.h has its formula. */
+typedef struct {
+    index_t repeats, length;            /* terms: `length` evenly spaced ones, `repeats` times */
+    index_t a_repeat, b_repeat, a_step; /* in elements */
+    const index_t *a_row, *out_row;     /* for every row of the tile, in elements */
+} panel_loop;
+
+/* Neighbouring pixels of a tile, `count` of them from lane `lane` on, and where the first lies, in elements. */
+typedef struct {
+    index_t lane, count, at;
+} pixel_run;
+
+/* The loop of a collecting micro-kernel; collect.h has its formula. */
+typedef struct {
+    const pixel_run *runs;
+    index_t count;
+    const index_t *offsets; /* of every term, in elements */
+    index_t length, columns;
+    int may_overrun; /* whether a vector may be read past the end of a run */
+} collect_loop;
+
 /* The loop of a Winograd transform; winograd.h has its formula. */
 typedef struct {
     const index_t *in_offsets, *out_offsets; /* of every element of a block, in elements */
@@ -36,16 +57,18 @@ typedef struct {
 } transform_loop;
 
 typedef void outer_function(const outer_loop *loop, const void *a, const void *b, const void *init, void *out);
+typedef void panel_function(const panel_loop *loop, const void *a, const void *b, const void *init, void *out);
+typedef void collect_function(const collect_loop *loop, const void *planes, void *panel);
 typedef void transform_function(const transform_loop *loop, const void *in, void *out);
 
 typedef struct {
     const char *name;      /* dtype_algorithm_tile__isa */
     const char *dtype;     /* f32, f64, i64 */
-    const char *algorithm; /* outer, dot, sliding, winograd_... */
+    const char *algorithm; /* outer, panel, collect, dot, sliding, winograd_... */
     const char *isa;
     int rows, columns; /* of the tile, in elements */
     int vector_bytes;
-    void (*function)(void); /* an outer_, dot_, sliding_ or transform_function */
+    void (*function)(void); /* of the type above that its algorithm names */
 } micro_kernel;
 
 typedef struct {

@@ -27,7 +27,7 @@ static inline void NAMED(store_lines)(const multiply_sizes *z, index_t m, const 
 static void NAMED(multiply)(const void *step, char *const *buffers, index_t images, index_t task) {
     const multiply_step *s = step;
     const multiply_sizes *z = &s->sizes;
-    outer_function *const outer = (outer_function *)s->kernel->function;
+    panel_function *const multiply = (panel_function *)s->kernel->function;
     const index_t lanes = s->kernel->columns, tile_rows = s->kernel->rows, m = s->transform->rows;
     const index_t block = task / z->row_tasks, first_tile = (z->first_block + block) * lanes;
     const index_t first_row = z->first_row + task % z->row_tasks * z->rows_per_task;
@@ -39,14 +39,14 @@ static void NAMED(multiply)(const void *step, char *const *buffers, index_t imag
     const TYPE *bias = z->bias_buffer < 0 ? NULL : (const TYPE *)buffers[z->bias_buffer];
     int not_finite = 0;
     const transform_loop to_results = {s->in_offsets, s->out_offsets, lanes / s->transform->columns, &not_finite};
-    outer_loop loop = {.offsets = s->offsets, .length = z->length, .repeats = 1, .out_row = s->tile_row};
+    panel_loop loop = {.repeats = 1, .length = z->length, .a_step = z->a_step, .out_row = s->tile_row};
     const TYPE zeros[MAX_TILE_ROWS] = {0};
     _Alignas(64) TYPE sums[MAX_POINTS * MAX_POINTS * MAX_TILE], results[4 * 4 * MAX_TILE_COLUMNS];
     if (tiles <= 0) return;
     for (index_t row = first_row; row < last_row; row += tile_rows) {
         loop.a_row = s->a_row + (row - z->first_row);
         for (index_t point = 0; point < z->points; point++) {
-            outer(&loop, u + point * z->a_point, v + point * z->b_point, zeros, sums + point * lanes);
+            multiply(&loop, u + point * z->a_point, v + point * z->b_point, zeros, sums + point * lanes);
         }
         for (index_t r = 0; r < tile_rows && row + r < last_row; r++) {
             const TYPE add = bias ? bias[row + r] : 0;

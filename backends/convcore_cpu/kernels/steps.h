@@ -2,14 +2,15 @@
  *
  * All sizes, offsets and strides are in elements (of the source's type for src_*, of the step's type elsewhere).
  * Operands are reached by the number of their buffer.  A task writes nothing another task of its step reads.
- * `images` is how many images the buffers hold in this call: the last batch of a run may be short.
+ * SCRATCH is the thread's own.  `images` is how many images the buffers hold in this call: the last batch of a run may
+ * be short.
  */
 #ifndef CONVCORE_STEPS_H
 #define CONVCORE_STEPS_H
 
 #include "micro.h"
 
-enum { FIRST, SECOND, BIAS, OUT, WORKSPACE, NAN_SEEN, BUFFERS };
+enum { FIRST, SECOND, BIAS, OUT, WORKSPACE, SCRATCH, NAN_SEEN, BUFFERS };
 
 typedef void (*task_function)(const void *step, char *const *buffers, index_t images, index_t task);
 
@@ -62,6 +63,24 @@ typedef struct {
 } band;
 enum { MAX_BAND_BYTES = 1 << 16 };
 
+/* panels.h */
+typedef struct {
+    index_t a_buffer, a_offset, a_group, a_chunk, a_repeat, a_step;
+    index_t b_buffer, b_offset, b_image, b_group, b_chunk;
+    index_t bias_buffer; /* or -1 */
+    index_t out_buffer, out_offset, out_image, out_group, out_line, out_column;
+    index_t groups, rows, lines, width, pitch;
+    index_t channels, channels_at_once, taps, even; /* even: all terms are a_step apart */
+    index_t tile_tasks, tiles_per_task, row_tasks, blocks_per_task, sums_offset;
+    index_t may_overrun, watch_nan;
+} panels_sizes;
+typedef struct {
+    panels_sizes sizes;
+    const micro_kernel *kernel, *collect;
+    const index_t *offsets, *a_row, *out_row, *tile_row;
+} panels_step;
+enum { MAX_TILES_PER_TASK = 4 };
+
 /* bands.h */
 typedef struct {
     index_t x_image, x_group;
@@ -86,17 +105,18 @@ typedef void sliding_function(const sliding_step *s, const index_t *piece, const
 
 /* accumulate.h */
 typedef struct {
-    index_t a_buffer, a_offset, a_group, a_step;
-    index_t b_offset, b_group, b_panel, b_step;
+    index_t a_buffer, a_offset, a_group, a_image, a_line;
+    index_t b_offset, b_group, b_panel, b_image, b_line;
     index_t out_offset, out_part, out_group;
-    index_t groups, parts, rows, columns, lanes, length; /* lanes: columns, padded to whole tiles */
-    index_t repeats, repeats_per_image, repeats_at_once;
+    index_t groups, parts, rows, columns, lanes; /* lanes: columns, padded to whole tiles */
+    index_t images, lines, lines_at_once;        /* images: 0 for as many as there are */
+    index_t repeats_per_line, length, a_step, a_repeat, b_repeat;
     index_t row_blocks, row_tasks, blocks_per_task, one_batch, complete;
 } accumulate_sizes;
 typedef struct {
     accumulate_sizes sizes;
     const micro_kernel *kernel;
-    const index_t *offsets, *a_row, *out_row; /* out_row: of a tile, if it is complete */
+    const index_t *a_row, *out_row; /* out_row: of a tile, if it is complete */
 } accumulate_step;
 
 /* lines.h */
@@ -152,7 +172,7 @@ typedef struct {
 
 /* multiply.h */
 typedef struct {
-    index_t a_offset, a_point;
+    index_t a_offset, a_point, a_step;
     index_t b_offset, b_block, b_point;
     index_t bias_buffer; /* or -1 */
     index_t out_image, out_line, out_column;
@@ -163,14 +183,14 @@ typedef struct {
 typedef struct {
     multiply_sizes sizes;
     const micro_kernel *kernel, *transform;
-    const index_t *offsets, *a_row, *out_row, *tile_row;
+    const index_t *a_row, *out_row, *tile_row;
     const index_t *in_offsets, *out_offsets;
 } multiply_step;
 
 /* grads.h */
 typedef struct {
     index_t src_image, src_channel, src_line, src_column;
-    index_t dst_offset, dst_tile;
+    index_t dst_offset, dst_tile, dst_panel, panel; /* panel: channels side by side */
     index_t height, width, tile_lines, tile_columns, tiles, first_block;
     index_t channels, channel_tasks;
 } grads_sizes;

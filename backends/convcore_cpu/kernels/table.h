@@ -26,6 +26,27 @@
     ROW(dtype, winograd_taps, 4, lanes)
 
 #define MICRO_KERNELS_avx512(ROW) \
+    ROW(f32, panel, 14, 32) \
+    ROW(f32, panel, 12, 32) \
+    ROW(f32, panel, 8, 48) \
+    ROW(f32, panel, 6, 64) \
+    ROW(f32, panel, 8, 32) \
+    ROW(f32, panel, 4, 64) \
+    ROW(f32, panel, 14, 16) \
+    ROW(f32, panel, 8, 16) \
+    ROW(f64, panel, 14, 16) \
+    ROW(f64, panel, 12, 16) \
+    ROW(f64, panel, 8, 24) \
+    ROW(f64, panel, 6, 32) \
+    ROW(f64, panel, 8, 16) \
+    ROW(f64, panel, 4, 32) \
+    ROW(f64, panel, 14, 8) \
+    ROW(f64, panel, 8, 8) \
+    ROW(i64, panel, 8, 24) \
+    ROW(i64, panel, 8, 8) \
+    ROW(f32, collect, 1, 16) \
+    ROW(f64, collect, 1, 8) \
+    ROW(i64, collect, 1, 8) \
     ROW(f32, outer, 14, 32) \
     ROW(f32, outer, 8, 48) \
     ROW(f32, outer, 6, 64) \
@@ -92,6 +113,16 @@
     WINOGRAD(ROW, f64, 8)
 
 #define MICRO_KERNELS_avx2(ROW) \
+    ROW(f32, panel, 6, 16) \
+    ROW(f32, panel, 4, 24) \
+    ROW(f32, panel, 8, 8) \
+    ROW(f64, panel, 6, 8) \
+    ROW(f64, panel, 4, 12) \
+    ROW(f64, panel, 8, 4) \
+    ROW(i64, panel, 4, 8) \
+    ROW(f32, collect, 1, 8) \
+    ROW(f64, collect, 1, 4) \
+    ROW(i64, collect, 1, 4) \
     ROW(f32, outer, 6, 16) \
     ROW(f32, outer, 4, 24) \
     ROW(f32, outer, 2, 40) \
@@ -135,6 +166,18 @@
 
 #if defined(__aarch64__)
 #define MICRO_KERNELS_baseline(ROW) \
+    ROW(f32, panel, 8, 12) \
+    ROW(f32, panel, 8, 8) \
+    ROW(f32, panel, 4, 16) \
+    ROW(f32, panel, 8, 4) \
+    ROW(f64, panel, 8, 6) \
+    ROW(f64, panel, 8, 4) \
+    ROW(f64, panel, 4, 8) \
+    ROW(f64, panel, 8, 2) \
+    ROW(i64, panel, 4, 4) \
+    ROW(f32, collect, 1, 4) \
+    ROW(f64, collect, 1, 2) \
+    ROW(i64, collect, 1, 2) \
     ROW(f32, outer, 8, 12) \
     ROW(f32, outer, 8, 8) \
     ROW(f32, outer, 4, 16) \
@@ -171,6 +214,16 @@
     WINOGRAD(ROW, f64, 2)
 #else
 #define MICRO_KERNELS_baseline(ROW) \
+    ROW(f32, panel, 4, 8) \
+    ROW(f32, panel, 2, 16) \
+    ROW(f32, panel, 8, 4) \
+    ROW(f64, panel, 4, 4) \
+    ROW(f64, panel, 2, 8) \
+    ROW(f64, panel, 8, 2) \
+    ROW(i64, panel, 4, 4) \
+    ROW(f32, collect, 1, 4) \
+    ROW(f64, collect, 1, 2) \
+    ROW(i64, collect, 1, 2) \
     ROW(f32, outer, 4, 8) \
     ROW(f32, outer, 2, 16) \
     ROW(f32, outer, 1, 32) \

@@ -25,6 +25,7 @@ typedef uint32_t u32;
 #include "grads.h"
 #include "lines.h"
 #include "multiply.h"
+#include "panels.h"
 #include "pool.h"
 #include "reduce.h"
 #include "taps.h"
@@ -45,6 +46,7 @@ typedef uint32_t u32;
 #include "grads.h"
 #include "lines.h"
 #include "multiply.h"
+#include "panels.h"
 #include "pool.h"
 #include "reduce.h"
 #include "taps.h"
@@ -63,6 +65,7 @@ typedef uint32_t u32;
 #include "exact.h"
 #include "fold.h"
 #include "lines.h"
+#include "panels.h"
 #include "reduce.h"
 #define SOURCE s8
 #include "pack.h"
@@ -97,7 +100,7 @@ typedef uint32_t u32;
 #define TYPED(type)                                                                                                    \
     {"accumulate_" #type, type##_accumulate}, {"bands_" #type, type##_bands}, {"correlate_" #type, type##_correlate},  \
         {"exact_" #type, type##_exact}, {"fold_" #type, type##_fold}, {"lines_" #type, type##_lines},                  \
-        {"reduce_" #type, type##_reduce},
+        {"panels_" #type, type##_panels}, {"reduce_" #type, type##_reduce},
 #define REAL(type)                                                                                                     \
     {"grads_" #type, type##_grads}, {"maxpool_" #type, type##_max_pool}, {"maxpoolgrad_" #type, type##_max_pool_grad}, \
         {"multiply_" #type, type##_multiply}, {"taps_" #type, type##_taps}, {"tiles_" #type, type##_tiles},            \

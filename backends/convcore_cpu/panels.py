@@ -1,0 +1,238 @@
+"""Forward and grad_input by panels: outer products whose lanes are pixels, copied side by side (``kernels/panels.h``).
+
+The geometry is that of ``correlate.py``; what differs is that a tile's pixels are copied before they are multiplied, so
+that none between two lines is computed, and that the weight is read at even steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convcore_cpu.correlate import (
+    Direction,
+    Gather,
+    correlate_steps,
+    forward_direction,
+    grad_input_direction,
+    place_result,
+    weight_taps,
+)
+from convcore_cpu.engine import MAX_TILES_PER_TASK, MicroKernel
+from convcore_cpu.layout import Layout, Planes, whole
+from convcore_cpu.program import FIRST, SECOND, WORKSPACE, Program, Step, UnsupportedError
+from convcore_cpu.tiles import padded, panel_kernel
+
+#: What the panels of a task may take of the second-level cache (bytes).
+PANEL_BYTES = 512 << 10
+#: Rows of the weight that stay in the first-level cache while they meet the panels of a task (bytes).
+ROW_BYTES = 96 << 10
+#: Tasks there should be for each thread, so that all end at about the same time.
+TASKS_PER_THREAD = 4
+# What it takes to copy a vector of a panel, and besides for each run (cycles).
+COPY_CYCLES, RUN_CYCLES = 2.0, 5.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a micro-kernel goes through the terms of a row of A: the fields of ``panel_loop``, and where rows begin."""
+
+    buffer: int
+    offset: int
+    group: int
+    channel: int
+    repeat: int
+    step: int
+    even: bool
+    rows: np.ndarray
+    packing: tuple[Step, ...] = ()
+
+
+def forward_panels(layout: Layout) -> Program:
+    """Lay out forward by panels."""
+    return _program(layout, forward_direction(layout))
+
+
+def grad_input_panels(layout: Layout) -> Program:
+    """Lay out grad_input by panels."""
+    return _program(layout, grad_input_direction(layout))
+
+
+def _program(layout: Layout, direction: Direction) -> Program:
+    planes = layout.in_place(FIRST, direction.lines, direction.columns)
+    if planes is None:
+        planes = layout.packed(direction.channels, direction.lines, direction.columns)
+    layout.set_batch(planes.workspace + (direction.out_image if direction.folded else 0))
+    buffer, offset, expand = layout.weight(direction.negated)
+    planes, packing = layout.place(planes, FIRST, direction.channels, direction.lines, direction.columns)
+    places, folding = place_result(layout, direction)
+    places |= {"a_buffer": buffer, "a_offset": offset}
+    rows = len(direction.rows)
+    packing_rows: list[Step] = []
+    steps, exact, names, cycles = [], [], [], 0.0
+    for gather in direction.gathers:
+        pixels = gather.lines * gather.width
+        kernel, kernel_cycles = panel_kernel(layout.micro_kernels, rows, layout.batch * pixels)
+        a = _terms(layout, direction, gather, kernel, places)
+        packing_rows += a.packing
+        step, terms = _step(layout, direction, planes, gather, kernel, a, places)
+        steps.append(step)
+        exact.append(correlate_steps(layout, direction, planes, gather, kernel, places)[1])
+        names.append(kernel.name)
+        # Every element of a panel is copied once, and a run takes as long as some vectors more.
+        copies = pixels * (COPY_CYCLES / kernel.lanes + RUN_CYCLES / min(gather.width, kernel.columns))
+        cycles += layout.images * layout.groups * terms * (kernel_cycles / layout.batch + copies)
+    return layout.program(
+        "panels",
+        ", ".join(dict.fromkeys(names)),
+        cycles,
+        before=(expand, tuple(packing_rows)),
+        each=(packing, tuple(steps), folding),
+        exact=(tuple(exact), folding) if direction.watch_nan else (),
+    )
+
+
+def _terms(layout: Layout, direction: Direction, gather: Gather, kernel: MicroKernel, places: dict[str, int]) -> Terms:
+    """Read the weight where it lies if a gather meets taps an even step apart; else pack what it meets."""
+    taps = weight_taps(layout, gather)
+    steps = np.unique(np.diff(taps))
+    index = padded(np.arange(len(direction.rows)), kernel.rows)
+    if len(steps) > 1:
+        return _packed_terms(layout, direction, taps, kernel, index)
+    step = int(steps[0]) if len(steps) else direction.weight_term
+    return Terms(
+        buffer=places["a_buffer"],
+        offset=places["a_offset"] + (int(taps[0]) if len(taps) else 0),
+        group=direction.weight_group,
+        channel=direction.weight_term,
+        repeat=direction.weight_term,
+        step=step,
+        even=len(taps) <= 1 or direction.weight_term == step * len(taps),
+        rows=index * direction.weight_row,
+    )
+
+
+def _packed_terms(
+    layout: Layout, direction: Direction, taps: np.ndarray, kernel: MicroKernel, index: np.ndarray
+) -> Terms:
+    """Lay out the weight as (group, block of rows, channel, tap, row), tap by tap."""
+    if not layout.is_direct(SECOND):
+        raise UnsupportedError("its algorithm 'panels' does not convert the weight of a strided grad_input")
+    channels, rows, high = _channels(layout, direction), len(direction.rows), kernel.rows
+    block = channels * len(taps) * high
+    group = len(index) // high * block
+    offset = layout.reserve(layout.groups * group)
+    row = direction.weight_row
+    # Whole blocks are the lines of one step, what is left over that of another.
+    parts = [(0, rows // high, high), (rows // high, 1, rows % high)]
+    packing = tuple(
+        layout.pack_step(
+            SECOND,
+            lines=whole(count, high * row),
+            columns=whole(wide, row),
+            per_image=False,
+            images=layout.groups,
+            channels=channels,
+            src_offset=int(tap) + first * high * row,
+            src_image=direction.weight_group,
+            src_channel=direction.weight_term,
+            dst_offset=offset + first * block + i * high,
+            dst_image=group,
+            dst_channel=len(taps) * high,
+            dst_line=block,
+        )
+        for i, tap in enumerate(taps)
+        for first, count, wide in parts
+        if count and wide
+    )
+    return Terms(
+        buffer=WORKSPACE,
+        offset=offset,
+        group=group,
+        channel=len(taps) * high,
+        repeat=0,
+        step=high,
+        even=True,
+        rows=index // high * block + index % high,
+        packing=packing,
+    )
+
+
+def _channels(layout: Layout, direction: Direction) -> int:
+    """Return how many channels (or halves) a group of the first operand has."""
+    return direction.channels // layout.groups * layout.halves
+
+
+def _step(
+    layout: Layout,
+    direction: Direction,
+    planes: Planes,
+    gather: Gather,
+    kernel: MicroKernel,
+    a: Terms,
+    places: dict[str, int],
+) -> tuple[Step, int]:
+    """Return the step of a gather, and how many terms an element of it has."""
+    channels, taps = _channels(layout, direction), planes.taps(gather.line_taps, gather.column_taps)
+    per_channel = max(len(taps), 1)
+    row_bytes, tile_bytes = (n * per_channel * layout.itemsize for n in (kernel.rows, kernel.columns))
+    at_once = max(1, min(channels, ROW_BYTES // row_bytes))
+    tiles = -(-layout.batch * gather.lines * gather.width // kernel.columns)
+    blocks = -(-len(direction.rows) // kernel.rows)
+    gathers = len(direction.gathers)
+    wanted = TASKS_PER_THREAD * layout.most_threads
+    tiles_per_task = max(
+        1, min(MAX_TILES_PER_TASK, PANEL_BYTES // (at_once * tile_bytes), tiles * layout.groups * gathers // wanted)
+    )
+    tile_tasks = -(-tiles // tiles_per_task)
+    # The rows are shared out, and the panels copied for each share, only where there are too few tiles of pixels.
+    blocks_per_task = -(-blocks // min(blocks, -(-wanted // (tile_tasks * layout.groups * gathers))))
+    row_tasks = -(-blocks // blocks_per_task)
+    panels = tiles_per_task * at_once * per_channel * kernel.columns + kernel.lanes
+    sums = tiles_per_task * kernel.rows * kernel.columns * (blocks_per_task if at_once < channels else 1)
+    layout.scratch = max(layout.scratch, panels + sums)
+    sizes = {
+        **places,
+        "a_buffer": a.buffer,
+        "a_offset": a.offset,
+        "a_group": a.group,
+        "a_chunk": at_once * a.channel,
+        "a_repeat": a.repeat,
+        "a_step": a.step,
+        "b_buffer": planes.buffer,
+        "b_offset": planes.offset,
+        "b_image": planes.image,
+        "b_group": channels * planes.channel,
+        "b_chunk": at_once * planes.channel,
+        "out_offset": places["out_offset"] + gather.out_offset,
+        "out_image": direction.out_image,
+        "out_group": direction.out_group,
+        "out_line": gather.out_line,
+        "out_column": gather.out_column,
+        "groups": layout.groups,
+        "rows": len(direction.rows),
+        "lines": gather.lines,
+        "width": gather.width,
+        "pitch": planes.pitch,
+        "channels": channels,
+        "channels_at_once": at_once,
+        "taps": len(taps),
+        "even": int(a.even),
+        "tile_tasks": tile_tasks,
+        "tiles_per_task": tiles_per_task,
+        "row_tasks": row_tasks,
+        "blocks_per_task": blocks_per_task,
+        "sums_offset": panels,
+        "may_overrun": int(planes.buffer == WORKSPACE),
+        "watch_nan": int(direction.watch_nan),
+    }
+    tables = {
+        "offsets": (np.arange(at_once)[:, None] * planes.channel + taps).ravel(),
+        "a_row": a.rows,
+        "out_row": padded(direction.rows, kernel.rows),
+        "tile_row": np.arange(kernel.rows) * kernel.columns,
+    }
+    collect = next(row for row in reversed(layout.micro_kernels) if row.algorithm == "collect")
+    tasks = layout.groups * tile_tasks * row_tasks
+    return Step(f"panels_{layout.type}", tasks, sizes, False, kernel.name, tables, collect.name), channels * len(taps)
