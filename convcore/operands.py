@@ -9,7 +9,7 @@ import numpy as np
 from convcore.problem import Problem
 
 if TYPE_CHECKING:
-    from convcore.spi import Plan
+    from convcore.spi import Packed, Plan
 
 #: The public function behind an op, and the names of its operands, for messages.
 FUNCTION = {
@@ -34,10 +34,33 @@ _INT64_MAX = 2**63 - 1
 _SUM_MARGIN = 1 + 1e-6
 
 
+def packed_on_host(plan: Plan, weight: Any) -> Packed:
+    """Check a weight against ``plan.problem`` and pack a copy of it."""
+    from convcore.spi import Packed
+
+    fn, names = FUNCTION[plan.problem.op], OPERANDS[plan.problem.op]
+    if "weight" not in names:
+        raise TypeError(f"{fn}: a plan of {plan.problem.op} takes no weight to pack")
+    copy = canonical(fn, "weight", weight, plan.problem.operand_shapes[1], plan.problem.dtypes[1]).copy()
+    copy.flags.writeable = False
+    return Packed(plan, copy, plan.prepare(copy))
+
+
+def unpacked(plan: Plan, weight: Any) -> Any:
+    """Return the weight of a packed one, which must be this plan's."""
+    if weight.plan is not plan:
+        raise ValueError(f"{FUNCTION[plan.problem.op]}: `weight` was packed by another plan")
+    return weight.weight
+
+
 def run_on_host(plan: Plan, first: Any, second: Any, bias: Any, out: Any) -> Any:
     """Check host arrays against ``plan.problem``, run it, and return the result."""
+    from convcore.spi import Packed
+
     problem = plan.problem
     fn, names = FUNCTION[problem.op], OPERANDS[problem.op]
+    if isinstance(second, Packed):
+        second = unpacked(plan, second)
     arrays = [
         canonical(fn, *expected)
         for expected in zip(names, (first, second), problem.operand_shapes, problem.dtypes, strict=False)

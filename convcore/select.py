@@ -19,7 +19,7 @@ from convcore.errors import BrokenBackend, NoDevice, UnsupportedProblem
 from convcore.hookspecs import Event
 from convcore.problem import HOST_ARRAY, Problem
 from convcore.registry import BUILTIN_ORDER, fence, registry
-from convcore.spi import BackendSpec, Plan
+from convcore.spi import BackendSpec, Packed, Plan
 
 V = TypeVar("V")
 
@@ -269,6 +269,10 @@ class ObservedPlan(Plan):
     def run(self, first: Any, second: Any, bias: Any, out: Any) -> None:
         """Run the plan unobserved."""
         self.plan.run(first, second, bias, out)
+
+    def pack(self, weight: Any) -> Packed:
+        """Pack a weight for the plan that is observed."""
+        return self.plan.pack(weight)
 
     def __call__(self, first: Any, second: Any = None, bias: Any = None, out: Any = None) -> Any:
         """Run the plan and report it."""

@@ -29,6 +29,7 @@ __all__ = [
     "Device",
     "KernelBuildError",
     "NoDevice",
+    "Packed",
     "Padding",
     "Pair",
     "Plan",
@@ -97,6 +98,25 @@ class Device:
     detail: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A weight made ready for many calls of a plan, by :meth:`Plan.pack`; later changes of the weight are not in it.
+
+    Attributes
+    ----------
+    plan : Plan
+        The plan that may be called with it.
+    weight : array
+        A copy of the weight.
+    prepared : object
+        What the backend made of it; None if it reads the weight as it is.
+    """
+
+    plan: Plan
+    weight: Any
+    prepared: Any = None
+
+
 class Plan(ABC):
     """How one problem will be computed.  Calling it is the first moment data is touched.
 
@@ -133,8 +153,26 @@ class Plan(ABC):
         of the problem's shapes and dtypes.  ``out`` is too, and overlaps none of them.
         """
 
+    def prepare(self, second: Any) -> Any:
+        """Return what later calls can read faster than the weight ``second``; None, as here, for nothing."""
+        return None
+
+    def pack(self, weight: Any) -> Packed:
+        """Make a weight ready for many calls of this plan: ``plan(x, plan.pack(weight))``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the plan takes no weight, or not this one.
+        """
+        from convcore.operands import packed_on_host
+
+        return packed_on_host(self, weight)
+
     def __call__(self, first: Any, second: Any = None, bias: Any = None, out: Any = None) -> Any:
         """Check the arrays against the problem, compute, and return the result.
+
+        ``second`` may be what :meth:`pack` has made of a weight.
 
         Raises
         ------

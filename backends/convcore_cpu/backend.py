@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import lru_cache
 
 from convcore.spi import Backend, Device, Plan, Problem
-from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
+from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan, MicroKernel
 from convcore_cpu.fourier import FourierPlan, refusal, transform_of
-from convcore_cpu.plans import make_program
+from convcore_cpu.plans import make_prepacked_program, make_program
 from convcore_cpu.program import Program, UnsupportedError
 
 #: What takes less on one core is not worth the look at what a transform would take (seconds).
@@ -49,8 +49,13 @@ class CPUBackend(Backend):
         ValueError
             If an environment variable cannot be understood.
         """
-        program = _program(problem, _isa(), _thread_limit())
-        plan = CPUPlan(problem, program)
+        isa, threads = _isa(), _thread_limit()
+        program = _program(problem, isa, threads)
+
+        def prepacked() -> Program | None:
+            return make_prepacked_program(problem, _rows(isa), threads, program.cost.seconds)
+
+        plan = CPUPlan(problem, program, prepacked)
         return FourierPlan(problem, plan, program) if _is_transformed(problem, program) else plan
 
 
@@ -69,7 +74,12 @@ def _program(problem: Problem, isa: str, threads: int | None) -> Program:
     """Lay out the problem, once for ``supports`` and the ``plan`` that follows; of "fft", what runs if it cannot."""
     if problem.algorithm == "fft":
         problem = replace(problem, algorithm=None)
-    return make_program(problem, [row for name in ISAS[: ISAS.index(isa) + 1] for row in MICRO_KERNELS[name]], threads)
+    return make_program(problem, _rows(isa), threads)
+
+
+def _rows(isa: str) -> list[MicroKernel]:
+    """Return the micro-kernels of an instruction set and of those below it."""
+    return [row for name in ISAS[: ISAS.index(isa) + 1] for row in MICRO_KERNELS[name]]
 
 
 def _isa() -> str:

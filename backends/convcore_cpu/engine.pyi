@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,5 +21,7 @@ MAX_BAND_BYTES: int
 MAX_TILES_PER_TASK: int
 
 class CPUPlan(Plan):
-    def __init__(self, problem: Problem, program: Program) -> None: ...
+    def __init__(
+        self, problem: Problem, program: Program, prepacked: Callable[[], Program | None] | None = None
+    ) -> None: ...
     def run(self, first: Any, second: Any, bias: Any, out: Any) -> None: ...

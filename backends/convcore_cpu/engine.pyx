@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convcore.spi import Plan
+from convcore.spi import Packed, Plan
 
 cdef object _ndarray = np.ndarray
 cdef object _empty = np.empty
@@ -125,6 +125,7 @@ cdef union StepData:
     kernels.tiles_step tiles
     kernels.weights_step weights
     kernels.multiply_step multiply
+    kernels.fused_step fused
     kernels.grads_step grads
     kernels.taps_step taps
     kernels.fold_step fold
@@ -160,12 +161,14 @@ cdef int _bind_band(step, kernels.band *band) except -1:
 
 cdef int _bind(step, BoundStep *bound) except -1:
     cdef StepData *data = &bound.data
+    cdef BoundStep part
     bound.function = (<const kernels.named_task *> <size_t> _tasks[step.task]).function
     bound.tasks = step.tasks
     bound.per_image = step.per_image
     kind = step.task.split("_")[0]
     if kind == "pack":
         data.pack.sizes = step.sizes
+        data.pack.turn = _kernel(step.transform) if step.transform else NULL
         data.pack.lines = <const kernels.axis *> _table(step, "lines")
         data.pack.columns = <const kernels.axis *> _table(step, "columns")
         data.pack.fill = _table(step, "fill")
@@ -217,8 +220,19 @@ cdef int _bind(step, BoundStep *bound) except -1:
     elif kind == "weights":
         data.weights.sizes = step.sizes
         data.weights.kernel = _kernel(step.kernel)
+        data.weights.turn = _kernel(step.transform)
         data.weights.in_offsets = <const index_t *> _table(step, "in_offsets")
         data.weights.out_offsets = <const index_t *> _table(step, "out_offsets")
+    elif kind == "fused":
+        data.fused.sizes = step.sizes
+        _bind(step.parts[0], &part)
+        data.fused.weights = part.data.weights
+        data.fused.kernel = _kernel(step.kernel)
+        data.fused.transform = _kernel(step.transform)
+        data.fused.a_row = <const index_t *> _table(step, "a_row")
+        data.fused.tile_row = <const index_t *> _table(step, "tile_row")
+        data.fused.in_offsets = <const index_t *> _table(step, "in_offsets")
+        data.fused.out_offsets = <const index_t *> _table(step, "out_offsets")
     elif kind == "grads":
         data.grads.sizes = step.sizes
         data.grads.kernel = _kernel(step.kernel)
@@ -323,7 +337,7 @@ cdef enum:
 
 
 cdef class ResultMemory:
-    """Memory of a large result, given back when the last array that looks at it is gone."""
+    """Memory of a large result or a packed weight, given back when the last that looks at it is gone."""
 
     cdef block memory
     cdef Py_ssize_t size
@@ -394,11 +408,11 @@ cdef bint _acquire(array, const Operand *operand, Py_buffer *view) except -1:
 cdef class Engine:
     """A program bound to C structures, with what a call of it needs at hand."""
 
-    cdef Stages before, each, after, exact
+    cdef Stages before, each, after, exact, packing
     cdef Engine instead
     cdef index_t images, images_per_batch
     cdef index_t image_bytes[kernels.BUFFERS]
-    cdef size_t workspace_bytes, scratch_bytes
+    cdef size_t workspace_bytes, scratch_bytes, packed_bytes
     cdef int threads
     cdef Operand expected[3]  # first, second, bias
     cdef object result_shape, result_dtype
@@ -410,6 +424,8 @@ cdef class Engine:
         self.each = Stages(program.each)
         self.after = Stages(program.after)
         self.exact = Stages(program.exact)
+        self.packing = Stages(program.packing)
+        self.packed_bytes = program.packed_bytes
         self.instead = Engine(program.instead, problem) if program.instead else None
         self.images, self.images_per_batch = problem.input_shape[0], program.images_per_batch
         memset(self.image_bytes, 0, sizeof(self.image_bytes))
@@ -429,7 +445,8 @@ cdef class Engine:
         # Integers need the core's look at their magnitudes.
         self.checked_by_core = problem.result_dtype.kind == "i"
 
-    cdef int execute(self, char *first, char *second, char *bias, char *out) except -1:
+    cdef int execute(self, char *first, char *second, char *weight, char *bias, char *out) except -1:
+        """Run; ``second`` may be packed, ``weight`` is what it was made of."""
         global team_runs
         cdef block workspace = block(NULL, 0)
         team_runs += 1
@@ -442,7 +459,7 @@ cdef class Engine:
                 raise MemoryError(f"convcore_cpu: no memory for a workspace of {size} bytes")
         cdef team *helpers = team_borrow(threads)
         with nogil:
-            self.run_batches(first, second, bias, out, <char *> workspace.start, helpers)
+            self.run_batches(first, second, weight, bias, out, <char *> workspace.start, helpers)
         team_give_back(helpers)
         team_runs -= 1
         if size:
@@ -450,7 +467,7 @@ cdef class Engine:
         return 0
 
     cdef void run_batches(
-        self, char *first, char *second, char *bias, char *out, char *workspace, team *helpers
+        self, char *first, char *second, char *weight, char *bias, char *out, char *workspace, team *helpers
     ) noexcept nogil:
         cdef int nan_seen = 0
         cdef index_t image = 0, images
@@ -474,7 +491,7 @@ cdef class Engine:
         buffers[kernels.FIRST], buffers[kernels.SECOND], buffers[kernels.OUT] = first, second, out
         self.after.run(buffers, self.images, self.scratch_bytes, helpers)
         if nan_seen and self.instead is not None:
-            self.instead.run_batches(first, second, bias, out, workspace, helpers)
+            self.instead.run_batches(first, weight, weight, bias, out, workspace, helpers)
         restore_subnormals(subnormals)
 
     def run(self, first, second, bias, out):
@@ -490,20 +507,34 @@ cdef class Engine:
                 if arrays[i] is not None:
                     PyObject_GetBuffer(arrays[i], &views[i], PyBUF_WRITABLE if i == 3 else PyBUF_SIMPLE)
                     data[i] = <char *> views[i].buf
-            self.execute(data[0], data[1], data[2], data[3])
+            self.execute(data[0], data[1], data[1], data[2], data[3])
         finally:
             for i in range(4):
                 PyBuffer_Release(&views[i])
+
+    cdef ResultMemory pack(self, weight):
+        """Return what the program reads instead of the weight."""
+        cdef ResultMemory packed = ResultMemory(self.packed_bytes)
+        cdef char *buffers[kernels.BUFFERS]
+        cdef Py_buffer view
+        memset(buffers, 0, sizeof(buffers))
+        PyObject_GetBuffer(weight, &view, PyBUF_SIMPLE)
+        buffers[kernels.SECOND], buffers[kernels.WORKSPACE] = <char *> view.buf, <char *> packed.memory.start
+        with nogil:
+            self.packing.run(buffers, self.images, 0, NULL)
+        PyBuffer_Release(&view)
+        return packed
 
     cdef object new_result(self):
         if self.result_bytes < KEPT_FROM:
             return _empty(self.result_shape, self.result_dtype)
         return _ndarray(self.result_shape, self.result_dtype, ResultMemory(self.result_bytes))
 
-    cdef object try_direct(self, first, second, bias):
+    cdef object try_direct(self, first, second, bias, ResultMemory packed):
         """Return the result if every operand is already what the problem says, else None."""
         cdef Py_buffer views[4]
         cdef char *data[3]
+        cdef char *second_data
         cdef int i
         memset(data, 0, sizeof(data))
         memset(views, 0, sizeof(views))
@@ -518,7 +549,8 @@ cdef class Engine:
                 data[i] = <char *> views[i].buf
             out = self.new_result()
             PyObject_GetBuffer(out, &views[3], PyBUF_WRITABLE)
-            self.execute(data[0], data[1], data[2], <char *> views[3].buf)
+            second_data = data[1] if packed is None else <char *> packed.memory.start
+            self.execute(data[0], second_data, data[1], data[2], <char *> views[3].buf)
             return out
         finally:
             for i in range(4):
@@ -534,25 +566,39 @@ class CPUPlan(Plan):
         What to compute.
     program : Program
         How, as ``plans.py`` laid it out.
+    prepacked : callable, optional
+        Returns the program for a weight that is packed once, or None.
     """
 
-    def __init__(self, problem, program):
+    def __init__(self, problem, program, prepacked=None):
         super().__init__(problem)
         self.algorithm = program.algorithm
         self.workspace_bytes = program.memory_bytes
         self.notes = program.notes
         self.engine = Engine(program, problem)
+        self.prepacked, self.packed_engine = prepacked, None
 
     def run(self, first, second, bias, out):
         """Compute into ``out``; see :meth:`convcore.spi.Plan.run`."""
         self.engine.run(first, second, bias, out)
 
+    def prepare(self, second):
+        """Lay the weight out as the cheapest program reads it, if that is cheaper than reading it as it is."""
+        if self.prepacked is not None:
+            program, self.prepacked = self.prepacked(), None
+            self.packed_engine = Engine(program, self.problem) if program else None
+        return None if self.packed_engine is None else (<Engine> self.packed_engine).pack(second)
+
     def __call__(self, first, second=None, bias=None, out=None):
         """Compute and return the result; arrays that need no care skip the way through the core."""
-        if out is None:
+        if out is None and type(second) is Packed and second.plan is self and second.prepared is not None:
+            result = (<Engine> self.packed_engine).try_direct(first, second.weight, bias, second.prepared)
+            if result is not None:
+                return result
+        elif out is None:
             engine = <Engine> self.engine
             if not engine.checked_by_core:
-                result = engine.try_direct(first, second, bias)
+                result = engine.try_direct(first, second, bias, None)
                 if result is not None:
                     return result
         return Plan.__call__(self, first, second, bias, out)

@@ -41,6 +41,7 @@ cdef extern from "kernels/steps.h" nogil:
 
     ctypedef struct pack_step:
         pack_sizes sizes
+        const micro_kernel *turn
         const axis *lines
         const axis *columns
         const index_t *line_of
@@ -165,12 +166,13 @@ cdef extern from "kernels/steps.h" nogil:
         const void *fill
 
     ctypedef struct weights_sizes:
-        index_t src_row, src_term, dst_offset, dst_block
+        index_t src_row, src_term, dst_offset, dst_block, dst_rows
         index_t first_row, rows, terms, term_tasks, terms_per_task
 
     ctypedef struct weights_step:
         weights_sizes sizes
         const micro_kernel *kernel
+        const micro_kernel *turn
         const index_t *in_offsets
         const index_t *out_offsets
 
@@ -189,6 +191,24 @@ cdef extern from "kernels/steps.h" nogil:
         const micro_kernel *transform
         const index_t *a_row
         const index_t *out_row
+        const index_t *tile_row
+        const index_t *in_offsets
+        const index_t *out_offsets
+
+    ctypedef struct fused_sizes:
+        index_t v_offset, v_point, v_step
+        index_t bias_buffer
+        index_t out_image, out_channel, out_line, out_column
+        index_t height, width, tile_lines, tile_columns, tiles
+        index_t rows, points, terms, terms_at_once, sums_offset, u_point
+        index_t prepacked
+
+    ctypedef struct fused_step:
+        fused_sizes sizes
+        weights_step weights
+        const micro_kernel *kernel
+        const micro_kernel *transform
+        const index_t *a_row
         const index_t *tile_row
         const index_t *in_offsets
         const index_t *out_offsets

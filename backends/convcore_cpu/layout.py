@@ -80,9 +80,18 @@ class Layout:
     """The quantities every program of a problem needs, and the workspace as it fills."""
 
     def __init__(
-        self, problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None, most_images: int
+        self,
+        problem: Problem,
+        micro_kernels: Sequence[MicroKernel],
+        threads: int | None,
+        most_images: int,
+        prepacked: bool = False,
     ) -> None:
         self.problem = problem
+        #: Whether the weight has been packed before: SECOND is then what ``packing`` makes of it.
+        self.prepacked = prepacked
+        self.packing: tuple[Step, ...] = ()
+        self.packed_size = 0
         self.type = _TYPES[problem.result_dtype.str[1:]]
         self.itemsize = 4 if self.type == "f32" else 8
         #: 2 where a number is a real and an imaginary half.
@@ -107,6 +116,12 @@ class Layout:
         self.batch = self.most_images
 
     # -- the operands as they lie in memory --
+
+    @property
+    def turn(self) -> str:
+        """Name of the widest micro-kernel that turns lines into columns, if there is one."""
+        rows = [row for row in self.micro_kernels if row.algorithm == "turn"]
+        return max(rows, key=lambda row: row.lanes).name if rows else ""
 
     def source(self, operand: int) -> str:
         """Return the element type an operand is read as."""
@@ -168,6 +183,8 @@ class Layout:
             workspace_bytes=(self.workspace + slack) * self.itemsize,
             scratch_bytes=-(-self.scratch // 16) * 16 * self.itemsize,
             cost=Cost(cycles, self.problem.bytes + 2 * self.packed_elements * self.itemsize),
+            packing=(self.packing,) if self.packing else (),
+            packed_bytes=self.packed_size * self.itemsize,
             instead=instead,
             **stages,
         )
@@ -271,7 +288,9 @@ class Layout:
         tasks = images * channels * len(lines) * len(columns) * blocks
         planes = images * channels * (self.images if per_image else 1)
         self.packed_elements += planes * int(lines[:, 0].sum() * columns[:, 0].sum())
-        return Step(f"pack_{self.source(operand)}_{self.type}", tasks, sizes, per_image, tables=tables)
+        turn = self.turn if self.is_direct(operand) and self.type != "i64" else ""
+        task = f"pack_{self.source(operand)}_{self.type}"
+        return Step(task, tasks, sizes, per_image, tables=tables, transform=turn)
 
     def clear(self, offset: int, lines: int, width: int) -> Step:
         """Return the step that fills a piece of the workspace with zeros: it packs an operand with no pixel inside."""

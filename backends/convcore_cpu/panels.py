@@ -6,7 +6,7 @@ that none between two lines is computed, and that the weight is read at even ste
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,8 +30,12 @@ PANEL_BYTES = 512 << 10
 ROW_BYTES = 96 << 10
 #: Tasks there should be for each thread, so that all end at about the same time.
 TASKS_PER_THREAD = 4
+#: Pixels for which the rows of a weight that lie side by side are worth packing.
+WORTH_PACKING = 128
 # What it takes to copy a vector of a panel, and besides for each run (cycles).
 COPY_CYCLES, RUN_CYCLES = 2.0, 5.0
+# What an element of a weight takes that the second-level cache does not hold, and of a packed one (cycles).
+FAR_CYCLES, READ_CYCLES = 1.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ def grad_input_panels(layout: Layout) -> Program:
 
 
 def _program(layout: Layout, direction: Direction) -> Program:
+    if layout.prepacked and (direction.watch_nan or not layout.is_direct(SECOND)):
+        raise UnsupportedError("its algorithm 'panels' packs only what it need not look at again")
     planes = layout.in_place(FIRST, direction.lines, direction.columns)
     if planes is None:
         planes = layout.packed(direction.channels, direction.lines, direction.columns)
@@ -80,6 +86,9 @@ def _program(layout: Layout, direction: Direction) -> Program:
         steps.append(step)
         exact.append(correlate_steps(layout, direction, planes, gather, kernel, places)[1])
         names.append(kernel.name)
+        weights = layout.groups * rows * terms
+        if weights * layout.itemsize > PANEL_BYTES:
+            cycles += weights * (READ_CYCLES if layout.prepacked else FAR_CYCLES)
         # Every element of a panel is copied once, and a run takes as long as some vectors more.
         copies = pixels * (COPY_CYCLES / kernel.lanes + RUN_CYCLES / min(gather.width, kernel.columns))
         cycles += layout.images * layout.groups * terms * (kernel_cycles / layout.batch + copies)
@@ -98,6 +107,12 @@ def _terms(layout: Layout, direction: Direction, gather: Gather, kernel: MicroKe
     taps = weight_taps(layout, gather)
     steps = np.unique(np.diff(taps))
     index = padded(np.arange(len(direction.rows)), kernel.rows)
+    if layout.prepacked:
+        return _prepacked_terms(layout, direction, taps, kernel, index)
+    # Rows that lie side by side are a line of the cache for each term, and worth bringing together for some tiles.
+    side_by_side = direction.weight_row == 1 and len(taps) == 1 and layout.is_direct(SECOND)
+    if side_by_side and layout.batch * gather.lines * gather.width >= WORTH_PACKING:
+        return _packed_terms(layout, direction, taps, kernel, index)
     if len(steps) > 1:
         return _packed_terms(layout, direction, taps, kernel, index)
     step = int(steps[0]) if len(steps) else direction.weight_term
@@ -124,28 +139,31 @@ def _packed_terms(
     group = len(index) // high * block
     offset = layout.reserve(layout.groups * group)
     row = direction.weight_row
-    # Whole blocks are the lines of one step, what is left over that of another.
-    parts = [(0, rows // high, high), (rows // high, 1, rows % high)]
-    packing = tuple(
-        layout.pack_step(
-            SECOND,
-            lines=whole(count, high * row),
-            columns=whole(wide, row),
-            per_image=False,
-            images=layout.groups,
-            channels=channels,
-            src_offset=int(tap) + first * high * row,
-            src_image=direction.weight_group,
-            src_channel=direction.weight_term,
-            dst_offset=offset + first * block + i * high,
-            dst_image=group,
-            dst_channel=len(taps) * high,
-            dst_line=block,
-        )
-        for i, tap in enumerate(taps)
-        for first, count, wide in parts
-        if count and wide
-    )
+    # Whole blocks are packed by some steps, what is left over by others; a line is a channel, or a block of rows.
+    side_by_side = row == 1 and len(taps) == 1
+    packing = []
+    for i, tap in enumerate(taps):
+        for first, count, wide in ((0, rows // high, high), (rows // high, 1, rows % high)):
+            if not count or not wide:
+                continue
+            lines, line = (channels, direction.weight_term) if side_by_side else (count, high * row)
+            packing.append(
+                layout.pack_step(
+                    SECOND,
+                    lines=whole(lines, line),
+                    columns=whole(wide, row),
+                    per_image=False,
+                    images=layout.groups,
+                    channels=count if side_by_side else channels,
+                    src_offset=int(tap) + first * high * row,
+                    src_image=direction.weight_group,
+                    src_channel=high * row if side_by_side else direction.weight_term,
+                    dst_offset=offset + first * block + i * high,
+                    dst_image=group,
+                    dst_channel=block if side_by_side else len(taps) * high,
+                    dst_line=high if side_by_side else block,
+                )
+            )
     return Terms(
         buffer=WORKSPACE,
         offset=offset,
@@ -155,8 +173,19 @@ def _packed_terms(
         step=high,
         even=True,
         rows=index // high * block + index % high,
-        packing=packing,
+        packing=tuple(packing),
     )
+
+
+def _prepacked_terms(
+    layout: Layout, direction: Direction, taps: np.ndarray, kernel: MicroKernel, index: np.ndarray
+) -> Terms:
+    """Lay the weight out as `_packed_terms` does, in a buffer of its own."""
+    workspace, layout.workspace = layout.workspace, layout.packed_size
+    terms = _packed_terms(layout, direction, taps, kernel, index)
+    layout.packed_size, layout.workspace = layout.workspace, workspace
+    layout.packing += terms.packing
+    return replace(terms, buffer=SECOND, packing=())
 
 
 def _channels(layout: Layout, direction: Direction) -> int:

@@ -6,6 +6,7 @@ entry of ``ALGORITHMS``.  Every program says what it costs; of those a problem c
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -64,6 +65,27 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
             return min(small, key=lambda program: program.cost.seconds)
     least = min(program.memory_bytes for program in programs)
     raise UnsupportedError(f"it needs {least} bytes of workspace, workspace_limit is {limit}")
+
+
+def make_prepacked_program(
+    problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None, cost: float
+) -> Program | None:
+    """Lay out a problem whose weight is packed once for many calls, or return None if that takes less of nothing.
+
+    ``cost`` is that of the program without, in seconds.
+    """
+    if problem.op not in ("forward", "grad_input"):
+        return None
+    programs = []
+    for name in ("panels", "winograd4", "winograd2"):
+        if problem.algorithm not in (None, name):
+            continue
+        with contextlib.suppress(UnsupportedError):
+            layout = Layout(problem, micro_kernels, threads, problem.input_shape[0], prepacked=True)
+            programs.append(ALGORITHMS[problem.op][name](layout))
+    limit = math.inf if problem.workspace_limit is None else problem.workspace_limit
+    cheaper = [p for p in programs if p.cost.seconds < cost and p.memory_bytes <= limit]
+    return min(cheaper, key=lambda program: program.cost.seconds, default=None)
 
 
 def _grad_bias(layout: Layout) -> Program:

@@ -28,6 +28,7 @@ class Step:
     kernel: str = ""
     tables: dict[str, np.ndarray] = field(default_factory=dict)
     transform: str = ""
+    parts: tuple[Step, ...] = ()
     band: dict[str, int] = field(default_factory=dict)
 
 
@@ -53,7 +54,8 @@ class Program:
 
     When a NaN was seen, ``exact`` follows ``each``, or without one ``instead`` follows all.  The steps of a stage are
     independent of each other.  ``threads`` is an upper limit, None if there is none; with ``scratch_bytes``, what each
-    thread needs besides the workspace, there is one.
+    thread needs besides the workspace, there is one.  ``packing`` makes of the weight, once for
+    many calls, what the other stages read as SECOND; ``instead`` reads the weight itself.
     """
 
     algorithm: str
@@ -69,6 +71,8 @@ class Program:
     after: Stages = ()
     exact: Stages = ()
     instead: Program | None = None
+    packing: Stages = ()
+    packed_bytes: int = 0
 
     @property
     def memory_bytes(self) -> int:

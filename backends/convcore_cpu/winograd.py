@@ -23,6 +23,10 @@ from convcore_cpu.tiles import padded, panel_kernel
 
 #: Points of tiles computed at a time stay in the last-level cache (bytes), so do those of the weight.
 POINT_BYTES = 8 << 20
+#: Points of a weight computed at a time by a thread stay in the second-level cache (bytes).
+FUSED_BYTES = 384 << 10
+#: So do the sums of so many tiles.
+FUSED_TILES = 200
 #: Points of a large weight computed at a time (bytes).
 ROW_BYTES = 4 << 20
 #: Added to the distance between points, so that they do not all fall into the same set of a cache (elements).
@@ -31,10 +35,12 @@ SPREAD = 16
 ERRORS = {2: 0.9, 4: 2.9}
 TAPS = 9
 # What the transforms of a tile take for each channel read and for each written (cycles).
-INPUT_CYCLES = {2: 15.0, 4: 50.0}
+INPUT_CYCLES = {2: 12.0, 4: 36.0}
 OUTPUT_CYCLES = {2: 8.0, 4: 20.0}
+# What a point of a packed weight takes to be read (cycles).
+READ_CYCLES = 0.5
 # What two stages more than direct has take at least (cycles).
-START_CYCLES = 5e4
+START_CYCLES = 2e4
 
 
 def shares(units: int, others: int) -> tuple[int, int]:
@@ -154,13 +160,16 @@ def _cycles(layout: Layout, m: int) -> float:
     direction, points = direction_of(layout), (m + 2) ** 2
     tiles = layout.images * math.prod(direction.tiles(m))
     kernels = direction.rows * direction.channels
-    in_cache = kernels * points * layout.itemsize < POINT_BYTES // 2
-    return (
-        START_CYCLES
-        + points * direction.channels * panel_kernel(layout.micro_kernels, direction.rows, tiles)[1]
-        + kernels * (0.7 * points if in_cache else 15 + 0.9 * points)
-        + tiles * (direction.channels * INPUT_CYCLES[m] + direction.rows * OUTPUT_CYCLES[m])
-    )
+    if _is_fused(layout, m):
+        # The tiles are the rows here.  A weight is read from memory, or the last-level cache.
+        products = panel_kernel(layout.micro_kernels, tiles, direction.rows)[1]
+        weights = READ_CYCLES * points if layout.prepacked else 16 + 0.3 * points
+    else:
+        products = panel_kernel(layout.micro_kernels, direction.rows, tiles)[1]
+        in_cache = kernels * points * layout.itemsize < POINT_BYTES // 2
+        weights = 0.4 * points if in_cache else 10 + 0.6 * points
+    transforms = tiles * (direction.channels * INPUT_CYCLES[m] + direction.rows * OUTPUT_CYCLES[m])
+    return START_CYCLES + points * direction.channels * products + kernels * weights + transforms
 
 
 def winograd(layout: Layout, m: int | None = None) -> Program:
@@ -170,11 +179,17 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
     n = m + 2
     tile_lines, tile_columns = direction.tiles(m)
     per_image = tile_lines * tile_columns
+    prepacked, layout.prepacked = layout.prepacked, False
     direct = (forward if layout.problem.op == "forward" else grad_input)(layout)
     layout.start_again()
+    layout.prepacked = prepacked
     u_lanes = transform_kernel(layout, "weight", m).lanes
     u_block = n * n * (direction.channels * u_lanes + SPREAD)
     u_bytes = -(-direction.rows // u_lanes) * u_block * layout.itemsize
+    if _is_fused(layout, m):
+        return _fused(layout, name, m, direct)
+    if prepacked:
+        raise UnsupportedError("its Winograd algorithm packs no weight for so many tiles")
     # A large weight is worth more tiles at a time: each batch reads all of it.
     layout.set_batch(n * n * direction.channels * per_image, min(u_bytes, 2 * POINT_BYTES))
     kernel, _ = panel_kernel(layout.micro_kernels, direction.rows, per_image * layout.batch)
@@ -195,7 +210,7 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
     u_offsets = layout.reserve(u_size), layout.reserve(u_size if rows < direction.rows else 0)
     starts = range(0, direction.rows, rows)
     weights = [
-        _weights_step(layout, m, u_offsets[i % 2], first, min(rows, direction.rows - first))
+        _weights_step(layout, m, u_offsets[i % 2], (first, min(rows, direction.rows - first)))
         for i, first in enumerate(starts)
     ]
     layout.workspace = max(layout.workspace, -(-direct.memory_bytes // layout.itemsize))
@@ -223,6 +238,87 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
     )
 
 
+def _is_fused(layout: Layout, m: int) -> bool:
+    """Whether the weight is large and the tiles of all images few."""
+    direction, points = direction_of(layout), (m + 2) ** 2
+    tiles = layout.images * math.prod(direction.tiles(m))
+    v_bytes = points * direction.channels * tiles * layout.itemsize
+    u_bytes = points * direction.channels * direction.rows * layout.itemsize
+    if layout.prepacked:
+        return tiles <= FUSED_TILES and v_bytes <= POINT_BYTES
+    return u_bytes > FUSED_BYTES and v_bytes <= min(u_bytes, POINT_BYTES) and tiles <= FUSED_TILES
+
+
+def _fused(layout: Layout, name: str, m: int, direct: Program) -> Program:
+    """Lay out a problem of few tiles, whose weight is transformed where it is multiplied (``kernels/fused.h``)."""
+    direction, points = direction_of(layout), (m + 2) ** 2
+    tile_lines, tile_columns = direction.tiles(m)
+    tiles = layout.images * tile_lines * tile_columns
+    weight, result = transform_kernel(layout, "weight", m), transform_kernel(layout, "result", m)
+    rows = [row for row in layout.micro_kernels if row.columns % weight.lanes == 0]
+    kernel, _ = panel_kernel(rows, tiles, direction.rows)
+    v_lanes = transform_kernel(layout, "input", m).lanes
+    blocks = -(-tiles // v_lanes)
+    v_point = direction.channels * v_lanes + SPREAD
+    v_offset = layout.reserve(blocks * points * v_point)
+    terms = max(16, min(direction.channels, FUSED_BYTES // (kernel.columns * points * layout.itemsize)))
+    if layout.prepacked:
+        terms = direction.channels
+    u_point = terms * kernel.columns + SPREAD
+    weights = _weights_step(layout, m, 0, (0, direction.rows), u_point, kernel.columns)
+    tasks = -(-direction.rows // kernel.columns)
+    if layout.prepacked:
+        layout.packing, layout.packed_size = (weights,), tasks * points * u_point
+    layout.scratch = points * (
+        (0 if layout.prepacked else u_point) + len(padded(np.arange(tiles), kernel.rows)) * kernel.columns
+    )
+    layout.workspace = max(layout.workspace, -(-direct.memory_bytes // layout.itemsize))
+    index = padded(np.arange(tiles), kernel.rows)
+    step = Step(
+        f"fused_{layout.type}",
+        tasks,
+        {
+            "v_offset": v_offset,
+            "v_point": v_point,
+            "v_step": v_lanes,
+            "bias_buffer": BIAS if layout.problem.bias else -1,
+            "out_image": direction.result[0],
+            "out_channel": direction.result[1],
+            "out_line": direction.result[2],
+            "out_column": direction.result[3],
+            "height": direction.out_height,
+            "width": direction.out_width,
+            "tile_lines": tile_lines,
+            "tile_columns": tile_columns,
+            "tiles": tiles,
+            "rows": direction.rows,
+            "points": points,
+            "terms": direction.channels,
+            "terms_at_once": terms,
+            "sums_offset": 0 if layout.prepacked else points * u_point,
+            "u_point": u_point,
+            "prepacked": int(layout.prepacked),
+        },
+        False,
+        kernel.name,
+        {
+            "a_row": index // v_lanes * points * v_point + index % v_lanes,
+            "tile_row": np.arange(len(index)) * points * kernel.columns,
+            "in_offsets": np.arange(points) * kernel.columns,
+            "out_offsets": np.arange(m * m) * weight.lanes,
+        },
+        result.name,
+        (weights,),
+    )
+    return layout.program(
+        name,
+        f"{kernel.name}, {described(m)}",
+        _cycles(layout, m),
+        each=((tiles_step(layout, m, v_lanes, v_offset, 0, blocks),), (step,)),
+        instead=direct,
+    )
+
+
 def _rows_at_once(tile_rows: int, lanes: int, block_bytes: int) -> int:
     """Return how many rows are multiplied at a time: whole tiles, in blocks of the weight with few lanes left over."""
     blocks = max(1, ROW_BYTES // block_bytes)
@@ -231,20 +327,25 @@ def _rows_at_once(tile_rows: int, lanes: int, block_bytes: int) -> int:
     )
 
 
-def _weights_step(layout: Layout, m: int, offset: int, first_row: int, rows: int) -> Step:
+def _weights_step(
+    layout: Layout, m: int, offset: int, rows: tuple[int, int], point: int = 0, dst_rows: int = 0
+) -> Step:
+    """Return the transform of some rows, (first, count), into blocks of ``dst_rows`` with points ``point`` apart."""
     direction, points = direction_of(layout), (m + 2) ** 2
     transform = transform_kernel(layout, "weight", m)
-    point = direction.channels * transform.lanes + SPREAD
+    dst_rows = dst_rows or transform.lanes
+    point = point or direction.channels * dst_rows + SPREAD
     strides = (layout.channels * TAPS, TAPS)
-    blocks = -(-rows // transform.lanes)
+    blocks = -(-rows[1] // transform.lanes)
     term_tasks, terms_per_task = shares(direction.channels, blocks)
     sizes = {
         "src_row": strides[direction.reverse],
         "src_term": strides[not direction.reverse],
         "dst_offset": offset,
         "dst_block": points * point,
-        "first_row": first_row,
-        "rows": rows,
+        "dst_rows": dst_rows,
+        "first_row": rows[0],
+        "rows": rows[1],
         "terms": direction.channels,
         "term_tasks": term_tasks,
         "terms_per_task": terms_per_task,
@@ -254,7 +355,7 @@ def _weights_step(layout: Layout, m: int, offset: int, first_row: int, rows: int
         "in_offsets": taps[::-1].copy() if direction.reverse else taps,
         "out_offsets": np.arange(points) * point,
     }
-    return Step(f"weights_{layout.type}", blocks * term_tasks, sizes, False, transform.name, tables)
+    return Step(f"weights_{layout.type}", blocks * term_tasks, sizes, False, transform.name, tables, layout.turn)
 
 
 def _multiply_step(

@@ -211,6 +211,7 @@ static const struct {
     {"winograd_input", 2, 4, 4, 0, input_2},   {"winograd_input", 4, 6, 6, 0, input_4},
     {"winograd_weight", 2, 3, 4, 0, weight_2}, {"winograd_weight", 4, 3, 6, 0, weight_4},
     {"winograd_output", 2, 4, 2, 0, output_2}, {"winograd_output", 4, 6, 4, 0, output_4},
+    {"winograd_result", 2, 4, 2, 0, output_2}, {"winograd_result", 4, 6, 4, 0, output_4},
     {"winograd_grad", 2, 2, 4, 1, output_2},   {"winograd_grad", 4, 4, 6, 1, output_4},
     {"winograd_taps", 2, 4, 3, 1, weight_2},   {"winograd_taps", 4, 6, 3, 1, weight_4},
 };
@@ -221,6 +222,21 @@ static index_t element(const index_t *offsets, const micro_kernel *row, const ch
     if (strcmp(row->algorithm, pixels)) return offsets[a * n + b] + lane;
     return offsets[n == row->rows ? a : 2 * a + b / row->rows] + lane * row->rows + b % row->rows;
 }
+
+#define TURN_CHECK(TYPE)                                                                                               \
+    static int check_turn_##TYPE(const micro_kernel *row) {                                                            \
+        static TYPE in[MEMORY], out[MEMORY], expected[MEMORY];                                                         \
+        for (int may_overrun = 0; may_overrun < 2; may_overrun++) {                                                    \
+            const turn_loop loop = {60, 20, WIDTH, may_overrun};                                                       \
+            for (int i = 0; i < MEMORY; i++) in[i] = (TYPE)draw(), out[i] = expected[i] = (TYPE)draw();                \
+            for (int r = 0; r < row->columns; r++) {                                                                   \
+                for (int j = 0; j < WIDTH; j++) expected[j * 20 + r] = in[r * 60 + j];                                 \
+            }                                                                                                          \
+            ((turn_function *)row->function)(&loop, in, out);                                                          \
+            if (memcmp(out, expected, sizeof out)) return 0;                                                           \
+        }                                                                                                              \
+        return 1;                                                                                                      \
+    }
 
 #define TRANSFORM_CHECK(TYPE)                                                                                          \
     static int check_winograd_##TYPE(const micro_kernel *row) {                                                        \
@@ -258,6 +274,8 @@ static index_t element(const index_t *offsets, const micro_kernel *row, const ch
     }
 
 TRANSFORM_CHECK(f32)
+TURN_CHECK(f32)
+TURN_CHECK(f64)
 TRANSFORM_CHECK(f64)
 CHECKS(f32)
 CHECKS(f64)
@@ -271,7 +289,8 @@ static const struct {
     int (*right)(const micro_kernel *row);
 } checks[] = {
     {"f32", "outer", check_outer_f32},       {"f64", "outer", check_outer_f64},
-    {"i64", "outer", check_outer_i64},       {"f32", "panel", check_panel_f32},
+    {"i64", "outer", check_outer_i64},       {"f32", "turn", check_turn_f32},
+    {"f64", "turn", check_turn_f64},         {"f32", "panel", check_panel_f32},
     {"f64", "panel", check_panel_f64},       {"i64", "panel", check_panel_i64},
     {"f32", "collect", check_collect_f32},   {"f64", "collect", check_collect_f64},
     {"i64", "collect", check_collect_i64},   {"f32", "dot", check_dot_f32},

@@ -32,6 +32,7 @@ enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
 #include "panel.h"
 #include "sliding.h"
 #include "winograd.h"
+#include "turn.h"
 #undef TYPE
 #define TYPE f64
 #include "band.h"
@@ -41,6 +42,7 @@ enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
 #include "panel.h"
 #include "sliding.h"
 #include "winograd.h"
+#include "turn.h"
 #undef TYPE
 #define TYPE i64
 #include "band.h"
@@ -63,16 +65,20 @@ enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
     const sliding_step *s, const index_t *piece, const void *x, const void *w, const void *bias, int how, void *out,   \
         index_t groups
 #define PASS_sliding s, piece, x, w, bias, how, out, groups
+#define ARGUMENTS_turn const turn_loop *loop, const void *in, void *out
+#define PASS_turn loop, in, out
 #define ARGUMENTS_transform const transform_loop *loop, const void *in, void *out
 #define PASS_transform loop, in, out
 #define ARGUMENTS_winograd_input ARGUMENTS_transform
 #define ARGUMENTS_winograd_weight ARGUMENTS_transform
 #define ARGUMENTS_winograd_output ARGUMENTS_transform
+#define ARGUMENTS_winograd_result ARGUMENTS_transform
 #define ARGUMENTS_winograd_grad ARGUMENTS_transform
 #define ARGUMENTS_winograd_taps ARGUMENTS_transform
 #define PASS_winograd_input PASS_transform
 #define PASS_winograd_weight PASS_transform
 #define PASS_winograd_output PASS_transform
+#define PASS_winograd_result PASS_transform
 #define PASS_winograd_grad PASS_transform
 #define PASS_winograd_taps PASS_transform
 

@@ -49,6 +49,12 @@ typedef struct {
     int may_overrun; /* whether a vector may be read past the end of a run */
 } collect_loop;
 
+/* The loop of a turning micro-kernel; turn.h has its formula. */
+typedef struct {
+    index_t in_line, out_line, count; /* in elements */
+    int may_overrun;                  /* whether a vector may be read past the end of a line */
+} turn_loop;
+
 /* The loop of a Winograd transform; winograd.h has its formula. */
 typedef struct {
     const index_t *in_offsets, *out_offsets; /* of every element of a block, in elements */
@@ -59,12 +65,13 @@ typedef struct {
 typedef void outer_function(const outer_loop *loop, const void *a, const void *b, const void *init, void *out);
 typedef void panel_function(const panel_loop *loop, const void *a, const void *b, const void *init, void *out);
 typedef void collect_function(const collect_loop *loop, const void *planes, void *panel);
+typedef void turn_function(const turn_loop *loop, const void *in, void *out);
 typedef void transform_function(const transform_loop *loop, const void *in, void *out);
 
 typedef struct {
     const char *name;      /* dtype_algorithm_tile__isa */
     const char *dtype;     /* f32, f64, i64 */
-    const char *algorithm; /* outer, panel, collect, dot, sliding, winograd_... */
+    const char *algorithm; /* outer, panel, collect, turn, dot, sliding, winograd_... */
     const char *isa;
     int rows, columns; /* of the tile, in elements */
     int vector_bytes;

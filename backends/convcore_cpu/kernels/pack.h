@@ -68,7 +68,16 @@ static void SOURCED(pack)(const void *step, char *const *buffers, index_t images
     (void)images;
     const int turned = lines.step == 1 && columns.step != 1 && z->dst_column == 1 && !z->negate && lines.lo == 0 &&
                        lines.hi == lines.size && columns.lo == 0;
-    if (turned) {
+    if (turned && s->turn) {
+        const index_t lanes = s->turn->columns, whole = columns.hi / lanes * lanes;
+        const turn_loop loop = {columns.step, z->dst_line, last - first, 0};
+        const SOURCE *from = src + lines.base + columns.base + first;
+        for (index_t j = 0; j < whole; j += lanes) {
+            ((turn_function *)s->turn->function)(&loop, from + j * columns.step, dst + first * z->dst_line + j);
+        }
+        SOURCED(turn)(dst + first * z->dst_line + whole, z->dst_line, from + whole * columns.step, columns.step,
+                      last - first, columns.hi - whole);
+    } else if (turned) {
         SOURCED(turn)(dst + first * z->dst_line, z->dst_line, src + lines.base + columns.base + first, columns.step,
                       last - first, columns.hi);
     }

@@ -27,6 +27,7 @@ typedef struct {
 } pack_sizes;
 typedef struct {
     pack_sizes sizes;
+    const micro_kernel *turn;           /* or NULL */
     const axis *lines, *columns;        /* one for each phase */
     const index_t *line_of, *column_of; /* NULL, or for each phase and position the source of what is not inside */
     const void *fill;
@@ -161,12 +162,12 @@ typedef struct {
 
 /* weights.h */
 typedef struct {
-    index_t src_row, src_term, dst_offset, dst_block;
+    index_t src_row, src_term, dst_offset, dst_block, dst_rows;
     index_t first_row, rows, terms, term_tasks, terms_per_task;
 } weights_sizes;
 typedef struct {
     weights_sizes sizes;
-    const micro_kernel *kernel;
+    const micro_kernel *kernel, *turn;
     const index_t *in_offsets, *out_offsets;
 } weights_step;
 
@@ -186,6 +187,23 @@ typedef struct {
     const index_t *a_row, *out_row, *tile_row;
     const index_t *in_offsets, *out_offsets;
 } multiply_step;
+
+/* fused.h */
+typedef struct {
+    index_t v_offset, v_point, v_step; /* of the points of tiles: from channel to channel as well */
+    index_t bias_buffer;               /* or -1 */
+    index_t out_image, out_channel, out_line, out_column;
+    index_t height, width, tile_lines, tile_columns, tiles; /* of the result; in all images */
+    index_t rows, points, terms, terms_at_once, sums_offset, u_point;
+    index_t prepacked; /* SECOND is U of all rows and terms */
+} fused_sizes;
+typedef struct {
+    fused_sizes sizes;
+    weights_step weights;
+    const micro_kernel *kernel, *transform;
+    const index_t *a_row, *tile_row; /* for every tile */
+    const index_t *in_offsets, *out_offsets;
+} fused_step;
 
 /* grads.h */
 typedef struct {

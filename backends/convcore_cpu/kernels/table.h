@@ -14,12 +14,15 @@
 
 /* Rows are here the results of a tile along an axis, and a column is a lane of the one vector transformed at a time. */
 #define WINOGRAD(ROW, dtype, lanes) \
+    ROW(dtype, turn, 1, lanes) \
     ROW(dtype, winograd_input, 2, lanes) \
     ROW(dtype, winograd_input, 4, lanes) \
     ROW(dtype, winograd_weight, 2, lanes) \
     ROW(dtype, winograd_weight, 4, lanes) \
     ROW(dtype, winograd_output, 2, lanes) \
     ROW(dtype, winograd_output, 4, lanes) \
+    ROW(dtype, winograd_result, 2, lanes) \
+    ROW(dtype, winograd_result, 4, lanes) \
     ROW(dtype, winograd_grad, 2, lanes) \
     ROW(dtype, winograd_grad, 4, lanes) \
     ROW(dtype, winograd_taps, 2, lanes) \

@@ -31,6 +31,7 @@ typedef uint32_t u32;
 #include "taps.h"
 #include "tiles.h"
 #include "weights.h"
+#include "fused.h"
 #define SOURCE f32
 #include "pack.h"
 #include "sum.h"
@@ -52,6 +53,7 @@ typedef uint32_t u32;
 #include "taps.h"
 #include "tiles.h"
 #include "weights.h"
+#include "fused.h"
 #define SOURCE f64
 #include "pack.h"
 #include "sum.h"
@@ -102,9 +104,9 @@ typedef uint32_t u32;
         {"exact_" #type, type##_exact}, {"fold_" #type, type##_fold}, {"lines_" #type, type##_lines},                  \
         {"panels_" #type, type##_panels}, {"reduce_" #type, type##_reduce},
 #define REAL(type)                                                                                                     \
-    {"grads_" #type, type##_grads}, {"maxpool_" #type, type##_max_pool}, {"maxpoolgrad_" #type, type##_max_pool_grad}, \
-        {"multiply_" #type, type##_multiply}, {"taps_" #type, type##_taps}, {"tiles_" #type, type##_tiles},            \
-        {"weights_" #type, type##_weights},
+    {"fused_" #type, type##_fused}, {"grads_" #type, type##_grads}, {"maxpool_" #type, type##_max_pool},               \
+        {"maxpoolgrad_" #type, type##_max_pool_grad}, {"multiply_" #type, type##_multiply},                            \
+        {"taps_" #type, type##_taps}, {"tiles_" #type, type##_tiles}, {"weights_" #type, type##_weights},
 #define FROM(source, type)                                                                                             \
     {"pack_" #source "_" #type, pack_##source##_##type}, {"sum_" #source "_" #type, sum_##source##_##type},
 

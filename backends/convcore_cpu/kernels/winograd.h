@@ -7,7 +7,8 @@
  *     algorithm         L     n    o    block in                   block out
  *     winograd_input    B^T   m+2  m+2  tile of x, overlapping     points
  *     winograd_weight   G     3    m+2  kernel                     points
- *     winograd_output   A^T   m+2  m    points                     tile of results
+ *     winograd_output   A^T   m+2  m    points                     tile of results, side by side
+ *     winograd_result   A^T   m+2  m    points                     tile of results
  *     winograd_grad     A     m    m+2  tile of grad_out           points      (grad_weight is the transpose
  *     winograd_taps     G^T   m+2  3    points                     kernel       of forward in the weight)
  *
@@ -178,16 +179,17 @@ static inline __attribute__((always_inline)) void NAMED(transform)(NAMED(line_tr
     if (watch && sum != 0) *loop->not_finite = 1;
 }
 
-#define TRANSFORM(kind, n, o, form, watch)                                                                             \
+#define TRANSFORM(kind, line, n, o, form, watch)                                                                       \
     static inline __attribute__((always_inline)) void NAMED(winograd_##kind)(                                          \
         const int m, const int vectors, const transform_loop *loop, const TYPE *in, TYPE *out) {                       \
         (void)vectors; /* any number */                                                                                \
-        if (m == 2) NAMED(transform)(NAMED(kind##_2), m, n, o, form, watch, loop, in, out);                            \
-        else NAMED(transform)(NAMED(kind##_4), m, n, o, form, watch, loop, in, out);                                   \
+        if (m == 2) NAMED(transform)(NAMED(line##_2), m, n, o, form, watch, loop, in, out);                            \
+        else NAMED(transform)(NAMED(line##_4), m, n, o, form, watch, loop, in, out);                                   \
     }
-TRANSFORM(input, m + 2, m + 2, PIXELS_IN, 0)
-TRANSFORM(weight, 3, m + 2, PLAIN, 0)
-TRANSFORM(output, m + 2, m, PIXELS_OUT, 1)
-TRANSFORM(grad, m, m + 2, PLAIN, 0)
-TRANSFORM(taps, m + 2, 3, PLAIN, 1)
+TRANSFORM(input, input, m + 2, m + 2, PIXELS_IN, 0)
+TRANSFORM(weight, weight, 3, m + 2, PLAIN, 0)
+TRANSFORM(output, output, m + 2, m, PIXELS_OUT, 1)
+TRANSFORM(result, output, m + 2, m, PLAIN, 1)
+TRANSFORM(grad, grad, m, m + 2, PLAIN, 0)
+TRANSFORM(taps, taps, m + 2, 3, PLAIN, 1)
 #undef TRANSFORM
