@@ -217,6 +217,8 @@ def print_table(records: list[dict[str, Any]], mode: str, batch: str) -> None:
             ratios = [r["ratio"] for r in records if r["direction"] == direction and belongs(r)]
             cells.append(f"{geometric_mean(ratios):.2f} ({len(ratios)})" if ratios else "-")
         means.add_row(name, f"{wanted:.1f}", *cells)
+    worst = [min((r["ratio"] for r in records if r["direction"] == d), default=math.nan) for d in DIRECTIONS]
+    means.add_row("worst layer", "0.85", *(f"{ratio:.2f}" for ratio in worst))
     console.print(slow)
     console.print(means)
 

@@ -1,4 +1,4 @@
-"""What `bench/cpu.py` measures besides the layers of networks: images, float64, boundaries, subnormals, memory.
+"""What `bench/cpu.py` measures besides the layers of networks: images, float64, memory, packed weights, threads, …
 
     python bench/sections.py [--quick] [--json FILE] [--only TEXT] [--allocator default,pooled]
 
@@ -10,6 +10,9 @@ Each row has a ratio, above 1 in convcore's favour, and the least that is asked 
 - subnormals: time with normal numbers / with nothing but subnormal ones.
 - memory: what a call may take beyond its operands and result, the larger of 64 MB and twice the size of those, / what
   it took: the growth of the process's peak of resident memory.
+- strict: time of the better PyTorch layout / ours under accuracy="strict", 3x3 layers.
+- packed: time with the weight as it is / with one that plan.pack() made ready before.
+- threads: time on one thread / on two.
 """
 
 from __future__ import annotations
@@ -44,6 +47,23 @@ FLOAT64_LAYERS = (
     "resnet50/layer4.1.conv2",
     "vgg16/features.24",
 )
+#: Layers above a millisecond, under "strict" and on one thread and two.
+DENSE_LAYERS = (
+    "vgg16/features.24",
+    "vgg16/features.5",
+    "vgg16/features.10",
+    "vgg16/features.17",
+    "unet/conv6",
+    "unet/conv8",
+)
+#: Input and weight of layers whose weight is packed once, and the ratio asked for.
+PACKED = {
+    "512->512 3x3 7x7": ((1, 512, 7, 7), (512, 512, 3, 3), 2.0),
+    "256->256 3x3 14x14": ((1, 256, 14, 14), (256, 256, 3, 3), 1.0),
+    "64->64 3x3 56x56": ((1, 64, 56, 56), (64, 64, 3, 3), 1.0),
+    "512->512 1x1 28x28": ((1, 512, 28, 28), (512, 512, 1, 1), 1.0),
+    "2048->512 1x1 7x7": ((1, 2048, 7, 7), (512, 2048, 1, 1), 1.0),
+}
 BOUNDARIES = ("reflect", "edge", "wrap", "symmetric")
 #: Input, weight, padding and groups of layers whose boundary and whose subnormal numbers are timed.
 LAYERS = {
@@ -221,6 +241,68 @@ def resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def strict(options: argparse.Namespace) -> Iterator[Record]:
+    """Compare 3x3 layers of at least 32 channels with PyTorch, held to the error of the direct algorithm."""
+    from convcore_bench.cpu import torch_candidates
+
+    layers, rng = load(), np.random.default_rng(0)
+    for name in DENSE_LAYERS[:2] if options.quick else DENSE_LAYERS:
+        layer = layers[name]
+        for direction in DIRECTIONS:
+            x, weight, grad = operands(layer.input_shape, layer.weight_shape, layer.geometry, np.float32, rng)
+            candidates = {
+                "convcore": ours(direction, x, weight, grad, layer.geometry | {"accuracy": "strict"}),
+                **torch_candidates(x, weight, grad, layer, direction),
+            }
+            time = medians(interleave(candidates, budget=options.budget))
+            best = min(value for name, value in time.items() if name != "convcore")
+            yield record(f"{name} {direction}", 1.2, time, best / time["convcore"])
+
+
+def packed(options: argparse.Namespace) -> Iterator[Record]:
+    """Compare weights as they are with packed ones."""
+    import convcore
+
+    rng = np.random.default_rng(0)
+    for name, (shape, weight_shape, wanted) in list(PACKED.items())[: 2 if options.quick else None]:
+        padding = weight_shape[2] // 2
+        x, weight, _ = operands(shape, weight_shape, {"padding": padding}, np.float32, rng)
+        plan = convcore.plan("forward", shape, weight_shape, padding=padding, backend="cpu")
+        calls = {"as it is": partial(plan, x, weight), "packed": partial(plan, x, plan.pack(weight))}
+        time = medians(interleave(calls, budget=options.budget))
+        yield record(name, wanted, time, time["as it is"] / time["packed"])
+
+
+def threads(options: argparse.Namespace) -> Iterator[Record]:
+    """Compare one thread with two."""
+    layers, rng = load(), np.random.default_rng(0)
+    for name in DENSE_LAYERS[:2] if options.quick else DENSE_LAYERS:
+        layer = layers[name]
+        for direction in DIRECTIONS:
+            x, weight, grad = operands(layer.input_shape, layer.weight_shape, layer.geometry, np.float32, rng)
+            calls = {
+                f"{count} thread(s)": limited(count, direction, x, weight, grad, layer.geometry) for count in (1, 2)
+            }
+            time = medians(interleave(calls, budget=options.budget))
+            yield record(f"{name} {direction}", 1.7, time, time["1 thread(s)"] / time["2 thread(s)"])
+
+
+def limited(
+    count: int, direction: str, x: np.ndarray, weight: np.ndarray, grad: np.ndarray, geometry: Mapping[str, Any]
+) -> Callable[[], np.ndarray]:
+    """Return a call of a plan that was made for so many threads."""
+    import convcore
+    from convcore import select
+
+    arguments = {"forward": (x, weight), "grad_input": (grad, weight), "grad_weight": (x, grad)}[direction]
+    more = {"forward": (), "grad_input": (x.shape,), "grad_weight": (weight.shape,)}[direction]
+    select.cache.clear()
+    os.environ["CONVCORE_NUM_THREADS"] = str(count)
+    plan = convcore.plan(direction, *arguments, *more, backend="cpu", **geometry)
+    del os.environ["CONVCORE_NUM_THREADS"]
+    return partial(plan, *arguments)
+
+
 def operands(
     shape: tuple[int, ...], weight_shape: tuple[int, ...], geometry: Mapping[str, Any], dtype: Any, rng: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -275,6 +357,9 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Record]]] = {
     "boundaries": boundaries,
     "subnormals": subnormals,
     "memory": memory,
+    "strict": strict,
+    "packed": packed,
+    "threads": threads,
 }
 
 if __name__ == "__main__":

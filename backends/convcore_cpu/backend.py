@@ -66,7 +66,7 @@ def _is_transformed(problem: Problem, program: Program) -> bool:
     transform = transform_of(problem)
     limit = math.inf if problem.workspace_limit is None else problem.workspace_limit
     assert transform is not None
-    return transform.seconds < program.cost.seconds and transform.workspace_bytes + program.workspace_bytes <= limit
+    return transform.seconds < program.cost.seconds and transform.workspace_bytes + program.memory_bytes <= limit
 
 
 @lru_cache(maxsize=8)
