@@ -14,6 +14,8 @@ static inline void SOURCED(copy_line)(TYPE *dst, index_t dst_step, const SOURCE 
                                       int negate) {
     if (dst_step == 1 && src_step == 1 && !negate) {
         for (index_t j = 0; j < count; j++) dst[j] = (TYPE)src[j];
+    } else if (dst_step == 1 && src_step == 2 && !negate) { /* a step that a compiler knows becomes shuffles */
+        for (index_t j = 0; j < count; j++) dst[j] = (TYPE)src[2 * j];
     } else if (negate) {
         for (index_t j = 0; j < count; j++) dst[j * dst_step] = -(TYPE)src[j * src_step];
     } else {
