@@ -261,13 +261,19 @@ def _same_bits(array: Array, value: Any) -> Array:
         return np.asarray(_same_bits(real, value.real).any(axis=-1))
     if array.dtype.kind != "f":
         return np.asarray(array == value)
-    # Padding bytes of a longdouble are anybody's: ten bytes at most are bits of the number.
-    used = min(array.dtype.itemsize, 10)
+    return np.asarray((_bytes(array) == _bytes(np.full((), value, array.dtype))).all(axis=-1))
+
+
+def bits(array: Array) -> bytes:
+    """Return the bits of an array's numbers, without what only fills up their memory."""
+    return array.tobytes() if array.dtype.kind != "f" else _bytes(array).tobytes()
+
+
+def _bytes(array: Array) -> Array:
+    """View floating numbers as bytes along another axis; of an x87 longdouble ten are its own, the others anybody's."""
     size = array.dtype.itemsize
-    elements = np.ascontiguousarray(array).view(np.uint8).reshape(*array.shape, size)
-    wanted = np.full(1, value, array.dtype).view(np.uint8)
-    same: Array = np.asarray((elements[..., :used] == wanted[:used]).all(axis=-1))
-    return same
+    used = 10 if np.finfo(array.dtype).nmant == 63 else size
+    return np.ascontiguousarray(array).view(np.uint8).reshape(*array.shape, size)[..., :used]
 
 
 @contextmanager

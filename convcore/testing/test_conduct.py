@@ -14,7 +14,7 @@ import pytest
 
 from convcore.problem import Op, Problem
 from convcore.testing import processes, public, record
-from convcore.testing.engine import Engine
+from convcore.testing.engine import Engine, bits
 from convcore.testing.exceptions import conduct_exception
 from convcore.testing.problems import ALL_OPS, CASES, make_problem, random_operands, seed_of
 
@@ -63,7 +63,7 @@ def test_many_threads(convcore_engine: Engine, convcore_profile: str) -> None:
         problem, operands = CASES[name], drawn[name]
         if problem.op == "grad_input":
             operands = (*operands[:2], None)
-        return np.asarray(public.call(problem, operands, convcore_engine.name)).tobytes()
+        return bits(np.asarray(public.call(problem, operands, convcore_engine.name)))
 
     alone = {name: compute(name) for name in chosen}
     start = threading.Barrier(8)
