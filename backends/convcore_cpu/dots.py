@@ -17,6 +17,8 @@ from convcore_cpu.tiles import padded
 TASKS = 32
 #: A band up to here stays in the first-level cache, beside the lines of grad_out (bytes).
 FAST_BAND_BYTES = 24 << 10
+#: What is read again and again from more than the first-level cache takes twice as long (bytes).
+FIRST_CACHE_BYTES = 64 << 10
 #: Columns of a chunk that are tried where a whole line is longer.
 CHUNK_COLUMNS = (512, 128)
 #: What a chunk costs besides: its band's start, and the call (cycles).
@@ -196,6 +198,9 @@ def _tile_cycles(layout: Layout, kernel: MicroKernel, lines: int, columns: int) 
     tiles = -(-layout.c_per_group * layout.taps // kernel.rows) * -(-layout.k_per_group // vectors)
     across = -(-columns // kernel.lanes)
     loads = (0.95 if kernel.isa == "avx512" else 0.6) * kernel.rows + 0.5 * vectors
+    # All rows go past some channels of grad_out before the next ones come.
+    if (layout.c_per_group + vectors) * lines * columns * layout.itemsize > FIRST_CACHE_BYTES:
+        loads *= 2.0
     step = max(0.5 * kernel.rows * vectors, loads, 2.0)
     # Without masks the last vector of a line is loaded lane by lane.
     last = 8.0 * (kernel.rows + vectors) if kernel.isa == "baseline" and columns % kernel.lanes else 2.0
