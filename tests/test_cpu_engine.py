@@ -206,11 +206,9 @@ class TestPrograms:
 
 class TestSliding:
     @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
-    @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (5, 4), (15, 15)])
+    @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (5, 4), (9, 2)])
     def test_large_images_are_cut_into_pieces_whose_bands_fit(self, op, kernel):
-        for dtype, (height, width) in product(
-            ("float32", "float64"), ((700, 300), (37, 2100), (1500, 67), (256, 1024))
-        ):
+        for dtype, (height, width) in product(("float32", "float64"), ((400, 200), (37, 2100), (256, 520))):
             padding = tuple((size // 2, size // 2) for size in kernel)
             problem = make_problem(
                 op, images=1, channels=(1, 1), size=(height, width), kernel=kernel, padding=padding, dtypes=(dtype,) * 2
