@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from convcore.problem import Problem
 
 if TYPE_CHECKING:
-    from convcore.spi import Packed, Plan
+    from convcore.spi import Plan
 
 #: The public function behind an op, and the names of its operands, for messages.
 FUNCTION = {
@@ -34,10 +35,27 @@ _INT64_MAX = 2**63 - 1
 _SUM_MARGIN = 1 + 1e-6
 
 
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A weight made ready for many calls of a plan, by :meth:`Plan.pack`; later changes of the weight are not in it.
+
+    Attributes
+    ----------
+    plan : Plan
+        The plan that may be called with it.
+    weight : array
+        A copy of the weight.
+    prepared : object
+        What the backend made of it; None if it reads the weight as it is.
+    """
+
+    plan: Plan
+    weight: Any
+    prepared: Any = None
+
+
 def packed_on_host(plan: Plan, weight: Any) -> Packed:
     """Check a weight against ``plan.problem`` and pack a copy of it."""
-    from convcore.spi import Packed
-
     fn, names = FUNCTION[plan.problem.op], OPERANDS[plan.problem.op]
     if "weight" not in names:
         raise TypeError(f"{fn}: a plan of {plan.problem.op} takes no weight to pack")
@@ -55,8 +73,6 @@ def unpacked(plan: Plan, weight: Any) -> Any:
 
 def run_on_host(plan: Plan, first: Any, second: Any, bias: Any, out: Any) -> Any:
     """Check host arrays against ``plan.problem``, run it, and return the result."""
-    from convcore.spi import Packed
-
     problem = plan.problem
     fn, names = FUNCTION[problem.op], OPERANDS[problem.op]
     if isinstance(second, Packed):

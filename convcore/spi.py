@@ -16,6 +16,7 @@ import numpy as np
 import pluggy
 
 from convcore.errors import BrokenBackend, KernelBuildError, NoDevice, UnknownBackend, UnsupportedProblem
+from convcore.operands import Packed
 from convcore.problem import FEATURES, HOST_ARRAY, OPS, POOL_OPS, Padding, Pair, Problem, Shape4
 
 __all__ = [
@@ -96,25 +97,6 @@ class Device:
     name: str
     kind: str = "cpu"
     detail: dict[str, Any] = field(default_factory=dict, hash=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """A weight made ready for many calls of a plan, by :meth:`Plan.pack`; later changes of the weight are not in it.
-
-    Attributes
-    ----------
-    plan : Plan
-        The plan that may be called with it.
-    weight : array
-        A copy of the weight.
-    prepared : object
-        What the backend made of it; None if it reads the weight as it is.
-    """
-
-    plan: Plan
-    weight: Any
-    prepared: Any = None
 
 
 class Plan(ABC):
