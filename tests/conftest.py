@@ -1,0 +1,24 @@
+"""What several test modules need."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """Build an sdist, and from it a wheel, once for all workers; return the wheel's path."""
+    worker = tmp_path_factory.getbasetemp()
+    folder = (worker.parent if worker.name.startswith("popen-") else worker) / "wheel"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT]
+            result = subprocess.run(build, capture_output=True, text=True)
+            assert result.returncode == 0, result.stdout + result.stderr
+    (path,) = folder.glob("*.whl")
+    return path
