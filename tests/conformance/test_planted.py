@@ -1,5 +1,10 @@
 """The conformance kit finds every planted fault, says what it is, and passes the backend without one."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from convcore.registry import registry
@@ -90,3 +95,19 @@ def test_faultless_backend_passes(pytester):
     result = run_kit(pytester, "faultless", "convcore.testing")
     assert result.ret == pytest.ExitCode.OK
     assert result.parseoutcomes().keys() == {"passed"}
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_the_count_is_printed(tmp_path, workers):
+    """It leaves out the fault that the kit does not find, also where the tests run in other processes."""
+    (tmp_path / "mended.py").write_text("from convcore.testing import planted\n\ndel planted.Substitute.supports\n")
+    options = ("-p", "no:cacheprovider", "-p", "mended", "--numprocesses", workers, "--ignore-glob", "tests/test_*.py")
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "tests", *options, "-k", "test_fault_is_found and (substitute or greedy)"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED, result.stdout + result.stderr
+    assert "convcore: 1 of 2 planted faults found and named" in result.stdout.splitlines()
