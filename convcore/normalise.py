@@ -204,6 +204,11 @@ def _side(fn: str, value: Any) -> Pair:
     return pair(fn, "padding", value, 0)
 
 
+def unresolved_padding(fn: str, value: Any) -> Padding | str:
+    """Return padding that any size of input may have: in pixels, or one of the words."""
+    return word(fn, "padding", value, PADDING_WORDS) if isinstance(value, str) else explicit_padding(fn, value)
+
+
 def forward_padding(fn: str, value: Any, size: Pair, kernel: Pair, stride: Pair, dilation: Pair) -> Padding:
     """Resolve the padding of a forward correlation over an input of ``size`` pixels."""
     if not isinstance(value, str):

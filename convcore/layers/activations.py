@@ -36,14 +36,10 @@ class _Activation(Layer):
         ValueError
             If ``grad_out`` has not the shape of the last result.
         """
-        name = type(self).__name__
-        if self._slope is None:
-            raise RuntimeError(f"{name}: backward needs the input of a call, and the layer has not been called")
-        grad_out = normalise.as_array(name, "grad_out", grad_out)
-        if grad_out.shape != self._slope.shape:
-            raise ValueError(f"{name}: `grad_out` must have shape {self._slope.shape}, got {grad_out.shape}")
+        slope = self._remembered(self._slope)
+        grad_out = self._as_grad_out(grad_out, slope.shape)
         with np.errstate(all="ignore"):
-            grad: Array = grad_out * self._slope
+            grad: Array = grad_out * slope
         return grad
 
     def _value_and_slope(self, x: Array) -> tuple[Array, Array]:

@@ -64,9 +64,7 @@ class Conv2D(Layer):
         self.strides = normalise.pair(fn, "strides", strides, 1)
         self.dilation = normalise.pair(fn, "dilation", dilation, 1)
         self.groups = normalise.integer(fn, "groups", groups, 1)
-        self.padding = padding if isinstance(padding, str) else normalise.explicit_padding(fn, padding)
-        if isinstance(padding, str):
-            normalise.word(fn, "padding", padding, normalise.PADDING_WORDS)
+        self.padding = normalise.unresolved_padding(fn, padding)
         self.layout = normalise.word(fn, "layout", layout, ("NCHW", "NHWC"))
         self.use_bias = bool(use_bias)
         self.in_channels = normalise.integer(fn, "in_channels", in_channels, 0)
@@ -180,16 +178,9 @@ class Conv2D(Layer):
         TypeError, ValueError
             As :func:`convcore.conv2d_grad_weight`; no gradient has changed then.
         """
-        if self._input is None:
-            name = type(self).__name__
-            raise RuntimeError(f"{name}: backward needs the input of a call, and the layer has not been called")
-        weight, geometry = self._parameters["weight"], self.geometry
-        grad_input: Array = api.conv2d_grad_input(
-            grad_out, weight.data(), self._input.shape, **geometry, backend=self.backend
-        )
-        grads = {
-            "weight": api.conv2d_grad_weight(self._input, grad_out, weight.shape, **geometry, backend=self.backend)
-        }
+        x, weight, geometry = self._remembered(self._input), self._parameters["weight"], self.geometry
+        grad_input: Array = api.conv2d_grad_input(grad_out, weight.data(), x.shape, **geometry, backend=self.backend)
+        grads = {"weight": api.conv2d_grad_weight(x, grad_out, weight.shape, **geometry, backend=self.backend)}
         if self.use_bias:
             grads["bias"] = api.conv2d_grad_bias(grad_out, layout=self.layout, backend=self.backend)
         for name, grad in grads.items():
@@ -227,8 +218,7 @@ class Conv2D(Layer):
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the result for an input of this shape; raises as a call would."""
         shape = normalise.shape4(type(self).__name__, "input_shape", input_shape)
-        geometry = self.geometry
-        return api.output_shape(shape, self.parameter_shapes(shape)["weight"], **geometry)
+        return api.output_shape(shape, self.parameter_shapes(shape)["weight"], **self.geometry)
 
     def parameter_shapes(self, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the parameters, by name, for an input of this shape."""
@@ -320,13 +310,8 @@ class Dense(Conv2D):
 
     def backward(self, grad_out: Any) -> Array:
         """Add the gradients to the parameters' and return that for the last ``x``, of its shape."""
-        grad_out = normalise.as_array("Dense", "grad_out", grad_out)
-        if self._input is None:
-            raise RuntimeError("Dense: backward needs the input of a call, and the layer has not been called")
-        if grad_out.shape != (self._shape[0], self.channels):
-            raise ValueError(
-                f"Dense: `grad_out` must have shape {(self._shape[0], self.channels)}, got {grad_out.shape}"
-            )
+        self._remembered(self._input)
+        grad_out = self._as_grad_out(grad_out, (self._shape[0], self.channels))
         return super().backward(grad_out.reshape(1, 1, *grad_out.shape)).reshape(self._shape)
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -115,6 +115,21 @@ class Layer(ABC):
         self._check_state(arrays)
         self._take_state(arrays)
 
+    def _remembered(self, of_call: Array | None) -> Array:
+        """Return what a call left for ``backward``; raise if there was none."""
+        if of_call is None:
+            name = type(self).__name__
+            raise RuntimeError(f"{name}: backward needs the input of a call, and the layer has not been called")
+        return of_call
+
+    def _as_grad_out(self, grad_out: Any, shape: tuple[int, ...]) -> Array:
+        """Return the argument of ``backward`` as an array, which must have the shape of the last result."""
+        name = type(self).__name__
+        array: Array = normalise.as_array(name, "grad_out", grad_out)
+        if array.shape != shape:
+            raise ValueError(f"{name}: `grad_out` must have shape {shape}, got {array.shape}")
+        return array
+
     def _check_state(self, arrays: dict[str, Array]) -> None:
         """Raise unless these are the parameters of this layer."""
         if arrays:

@@ -27,9 +27,7 @@ class _Pool(Layer):
         fn = type(self).__name__
         self.kernel_size = normalise.pair(fn, "pool_size", pool_size, 1)
         self.strides = self.kernel_size if strides is None else normalise.pair(fn, "strides", strides, 1)
-        self.padding = padding if isinstance(padding, str) else normalise.explicit_padding(fn, padding)
-        if isinstance(padding, str):
-            normalise.word(fn, "padding", padding, normalise.PADDING_WORDS)
+        self.padding = normalise.unresolved_padding(fn, padding)
         self.ceil_mode = bool(ceil_mode)
         self.layout = normalise.word(fn, "layout", layout, ("NCHW", "NHWC"))
         self.backend = backend
@@ -45,13 +43,6 @@ class _Pool(Layer):
     def _logical(self, shape: tuple[int, ...]) -> tuple[int, int, Pair]:
         n, a, b, c = shape
         return (n, a, (b, c)) if self.layout == "NCHW" else (n, c, (a, b))
-
-    def _called_with(self) -> Array:
-        if self._input is None:
-            raise RuntimeError(
-                f"{type(self).__name__}: backward needs the input of a call, and the layer has not been called"
-            )
-        return self._input
 
     def __repr__(self) -> str:
         return (
@@ -86,7 +77,8 @@ class MaxPool2D(_Pool):
 
     def backward(self, grad_out: Any) -> Array:
         """Return the gradient with respect to the last input: it goes to the first largest pixel of each window."""
-        grad: Array = api.max_pool2d_grad(self._called_with(), grad_out, self.kernel_size, **self._geometry())
+        x = self._remembered(self._input)
+        grad: Array = api.max_pool2d_grad(x, grad_out, self.kernel_size, **self._geometry())
         return grad
 
     def _geometry(self) -> dict[str, Any]:
@@ -135,13 +127,9 @@ class AvgPool2D(_Pool):
 
     def backward(self, grad_out: Any) -> Array:
         """Return the gradient with respect to the last input: each pixel of a window has its equal share."""
-        x = self._called_with()
+        x = self._remembered(self._input)
         weight, geometry, counts = self._correlation(x)
-        grad_out = normalise.as_array("AvgPool2D", "grad_out", grad_out)
-        if grad_out.shape != self.output_shape(x.shape):
-            raise ValueError(
-                f"AvgPool2D: `grad_out` must have shape {self.output_shape(x.shape)}, got {grad_out.shape}"
-            )
+        grad_out = self._as_grad_out(grad_out, self.output_shape(x.shape))
         grad: Array = api.conv2d_grad_input(grad_out / counts, weight, x.shape, **geometry)
         return grad
 
