@@ -24,7 +24,7 @@ import numpy as np
 
 from convcore import normalise
 from convcore.layers import Layer
-from convcore.layers.parameters import Array, read_npz, write_npz
+from convcore.layers.parameters import Array, read_npz, under, write_npz
 
 #: A loss this many times the first one has no way back.
 _DIVERGED = 100.0
@@ -298,8 +298,8 @@ class Training:
         for name, mine in settings.items():
             if str(state[name]) != mine:
                 raise ValueError(f"{where} is a checkpoint of another {name}: it has {state[name]}, this is {mine}")
-        self.network.load_state_dict(_under("network.", state))
-        self.optimiser.load_state_dict(_under("optimiser.", state))
+        self.network.load_state_dict(under("network.", state))
+        self.optimiser.load_state_dict(under("optimiser.", state))
         self.epoch = int(state["epoch"])
         for name in _PROGRESS[1:]:
             setattr(self, name, state[name].tolist())
@@ -316,10 +316,6 @@ class Training:
 
 
 _PROGRESS = ("epoch", "losses", "held_out_losses", "accuracies")
-
-
-def _under(prefix: str, state: dict[str, Array]) -> dict[str, Array]:
-    return {name[len(prefix) :]: array for name, array in state.items() if name.startswith(prefix)}
 
 
 def _parts(array: Array, size: int) -> Iterator[Array]:

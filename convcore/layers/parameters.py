@@ -142,6 +142,11 @@ class Layer(ABC):
         return f"{type(self).__name__}()"
 
 
+def under(prefix: str, state: dict[str, Array]) -> dict[str, Array]:
+    """Return the part of a state whose names begin with a prefix, without it."""
+    return {name[len(prefix) :]: array for name, array in state.items() if name.startswith(prefix)}
+
+
 def write_npz(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
     """Write arrays to a file that is whole at any moment: beside its place, and then moved there."""
     target = Path(path)

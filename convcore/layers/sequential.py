@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from convcore import api
-from convcore.layers.parameters import Array, Layer, Parameter
+from convcore.layers.parameters import Array, Layer, Parameter, under
 
 
 class Sequential(Layer):
@@ -140,22 +140,16 @@ class Sequential(Layer):
             raise KeyError(f"Sequential: a network of {len(self.layers)} layers has no {', '.join(strange)}")
         for index, layer in enumerate(self.layers):
             try:
-                layer._check_state(_part(arrays, index))
+                layer._check_state(under(f"{index}.", arrays))
             except (KeyError, TypeError, ValueError) as error:
                 raise type(error)(f"layer {index} of the network, {error.args[0]}") from None
 
     def _take_state(self, arrays: dict[str, Array]) -> None:
         for index, layer in enumerate(self.layers):
-            layer._take_state(_part(arrays, index))
+            layer._take_state(under(f"{index}.", arrays))
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
-
-
-def _part(arrays: dict[str, Array], index: int) -> dict[str, Array]:
-    """Return the state of one layer out of that of the network."""
-    prefix = f"{index}."
-    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _thousands(number: int) -> str:
