@@ -13,7 +13,8 @@ import numpy as np
 
 from convcore import config, select
 from convcore.errors import BrokenBackend, UnsupportedProblem
-from convcore.problem import HOST_ARRAY, Problem
+from convcore.operands import OPERANDS
+from convcore.problem import Problem
 from convcore.registry import registry
 from convcore.spi import Backend, BackendSpec, Plan, hookimpl
 from convcore.testing import record
@@ -25,14 +26,8 @@ from convcore.testing.tolerance import Errors, Expectation
 
 #: Elements on both sides of a result, which nobody may write to.
 GUARD = 256
-_NAMES = {
-    "forward": ("x", "weight", "bias"),
-    "grad_input": ("grad_out", "weight", "bias"),
-    "grad_weight": ("x", "grad_out", "bias"),
-    "grad_bias": ("grad_out", "", "bias"),
-    "max_pool": ("x", "", "bias"),
-    "max_pool_grad": ("x", "grad_out", "bias"),
-}
+# Of first, second and bias, by operation.
+_NAMES = {op: (*(*names, "")[:2], "bias") for op, names in OPERANDS.items()}
 
 
 @dataclass(frozen=True)
@@ -112,13 +107,13 @@ class Engine:
         answer = "failed"
         try:
             with self.spying():
-                reason = self.refusal(problem)
-                answer = self._verify_refusal(problem, operands, reason) if reason else ""
-                if not answer:
+                if reason := self.refusal(problem):
+                    answer = self._verify_refusal(problem, operands, reason)
+                else:
                     self._verify_results(problem, operands, out)
                     answer = "computed"
         finally:
-            record.current().note(problem, answer or "failed")
+            record.current().note(problem, answer)
         return answer == "computed"
 
     def expect(self, problem: Problem, operands: Operands, result: Array) -> None:
@@ -293,11 +288,6 @@ def packages_that_run() -> Iterator[set[str]]:
         yield seen
     finally:
         sys.setprofile(previous)
-
-
-def type_name(array: Any) -> str:
-    """Return the qualified name by which a spec lists an array's type."""
-    return HOST_ARRAY if isinstance(array, np.ndarray) else f"{type(array).__module__}.{type(array).__qualname__}"
 
 
 def _package(spec: BackendSpec) -> str:

@@ -277,14 +277,7 @@ def _case_list() -> dict[str, Problem]:
             cases[f"{op}-{dtype}-nhwc"] = make_problem(op, **_ODD, dtypes=(dtype, dtype), layout="NHWC")
     for op in OPS[:3]:
         for boundary in BOUNDARIES[1:]:
-            for name in (
-                "same",
-                "groups-odd",
-                "padding-beyond-kernel",
-                "kernel-beyond-image",
-                "dilation-stride",
-                "no-image",
-            ):
+            for name in _MIRRORED:
                 cases[f"{op}-{boundary}-{name}"] = make_problem(op, **GEOMETRIES[name], boundary=boundary)
             cases[f"{op}-{boundary}-int32-nhwc"] = make_problem(
                 op, **_ODD, boundary=boundary, dtypes=("int32", "int32"), layout="NHWC"

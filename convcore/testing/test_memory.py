@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convcore.normalise import array_type
 from convcore.problem import HOST_ARRAY, Op, Problem
 from convcore.testing import devices, processes
-from convcore.testing.engine import GUARD, Engine, poisoned, type_name
+from convcore.testing.engine import GUARD, Engine, poisoned
 from convcore.testing.problems import ALL_OPS, GEOMETRIES, make_problem, random_operands
 from convcore.testing.strategies import MEMORIES, in_memory
 from convcore.testing.tolerance import assert_within
@@ -67,7 +68,7 @@ def test_device_arrays(convcore_engine: Engine, op: Op) -> None:
                 assert results[-1] is out, "a call with out= must return out itself"
                 _check_guards(convcore_engine, problem, around)
             for result in results:
-                assert type_name(result) == arrays, f"the result of {arrays} must be one, got {type_name(result)}"
+                assert array_type(result) == arrays, f"the result of {arrays} must be one, got {array_type(result)}"
                 assert_within(convcore_engine.backend.from_device(result), problem, *drawn, algorithm=plan.algorithm)
             for operand, host in zip(on_device, drawn, strict=True):
                 same = host is None or np.array_equal(convcore_engine.backend.from_device(operand), host)
@@ -98,7 +99,7 @@ def test_no_host_copies(convcore_engine: Engine, op: Op) -> None:
 
 def _to_device(engine: Engine, operands: Any, arrays: str) -> tuple[Any, Any, Any]:
     first, second, bias = (None if operand is None else engine.backend.to_device(operand) for operand in operands)
-    assert type_name(first) == arrays, f"to_device() must return {arrays}, got {type_name(first)}"
+    assert array_type(first) == arrays, f"to_device() must return {arrays}, got {array_type(first)}"
     return first, second, bias
 
 
