@@ -32,6 +32,10 @@ long at(int n, int c, int h, int w, int channels, int2 size) {
 /* Distance in memory between neighbours of a row. */
 #define COLUMN_STEP(channels) (NHWC ? (channels) : 1)
 
+/* Where pixel 0 of channel 0 of image n lies, and the distance between channels. */
+#define IMAGE_AT(n, channels, image) ((long)(n) * (channels) * (image).x * (image).y)
+#define PLANE(image) (NHWC ? 1 : (long)(image).x * (image).y)
+
 /* The remainder of i in [0, period). */
 int modulo(int i, int period) {
     const int remainder = i % period;

@@ -66,8 +66,6 @@
 #define LOADS_A (TILE_K * TILE_M / GROUP_ITEMS)
 #define LOADS_B (TILE_K * TILE_N / GROUP_ITEMS)
 
-#define PLANE(image) (NHWC ? 1 : (long)(image).x * (image).y)
-#define IMAGE_AT(n, channels, image) ((long)(n) * (channels) * (image).x * (image).y)
 #define DIVISION(size) uint size##_magic, int size##_shift
 #define DIVIDE(n, size) divide(n, size##_magic, size##_shift)
 

@@ -13,10 +13,6 @@
 /* Row steps are multiplied by a number the compiler may know. */
 #define STEP_OF(row) (ROW_STEP ? (row) : rows[row])
 
-/* Where pixel 0 of channel 0 of image n lies, and the distance between channels. */
-#define IMAGE_AT(n, channels, image) ((long)(n) * (channels) * (image).x * (image).y)
-#define PLANE(image) (NHWC ? 1 : (long)(image).x * (image).y)
-
 typedef struct {
     vector at[ROWS][VECTORS];
 } tile;

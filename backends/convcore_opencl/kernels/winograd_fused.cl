@@ -10,9 +10,10 @@
  *   in      (N, channels, image.x, image.y)       in the layout of at()
  *   out     (N, out_channels, result.x, result.y) in the layout of at()
  *   points  [16][out_channels][channels], of the weight
- *   weight  3 x 3 taps for each pair of channels, that of row k and term c at k * row_step + c * term_step; with
- * REVERSED (grad_input) their order is reversed bias    one value per output channel, or NULL The number after a buffer
- * is where its first element is.
+ *   weight  3 x 3 taps for each pair of channels, that of row k and term c at k * row_step + c * term_step;
+ *           with REVERSED (grad_input) their order is reversed
+ *   bias    one value per output channel, or NULL
+ *   The number after a buffer is where its first element is.
  *
  *   index map of work-item id = 16 * point + 4 * my + mx in its group: for its point the results
  *     row    = q_m * 16 + my * 4 + i   of 32 output channels,    q_m, q_n in 0, 1,  i, j in 0 .. 3

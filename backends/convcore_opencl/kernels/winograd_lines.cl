@@ -14,8 +14,6 @@
 
 #define N (TILE + 2)
 #define POINTS (N * N)
-#define PLANE(image) (NHWC ? 1 : (long)(image).x * (image).y)
-#define IMAGE_AT(n, channels, image) ((long)(n) * (channels) * (image).x * (image).y)
 
 typedef struct {
     vector at[N];
