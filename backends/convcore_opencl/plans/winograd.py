@@ -84,19 +84,9 @@ def recipe(problem: Problem, device: Traits, room: int, tile: int, multiply: Mul
     fill, lanes = _fill(problem), device.lanes(problem)
 
     weights = _weights(problem, options, lanes)
-    image_points = _tiles_launch(
-        problem, device, options, ("first", "v"), (channels, image), tiles, before, fill, gradients=False
-    )
-    product = Problem(
-        "forward",
-        (1, points * channels, 1, count),
-        (points * rows, channels, 1, 1),
-        (1, points * rows, 1, count),
-        groups=points,
-        dtypes=problem.dtypes,
-        result_dtype=problem.result_dtype,
-    )
-    launches, workspace = _product(product, device, room, multiply, {"first": "v", "second": "u", "out": "m"})
+    image_points = _tiles_launch(problem, device, options, ("first", "v"), (channels, image), tiles, before, fill)
+    product = _product(problem, points, (rows, channels, count))
+    launches, workspace = _multiplied(product, device, room, multiply)
     items = rows * -(-count // lanes)
     arguments = (
         *(np.int32(images), np.int32(channels), image, np.int32(rows), result, tiles, before),
@@ -104,12 +94,10 @@ def recipe(problem: Problem, device: Traits, room: int, tile: int, multiply: Mul
     )
     buffers = "m", "first", "second", "bias", "out"
     results = Launch("winograd.cl", "results", options, items, buffers, arguments, device.tile_group)
-    size = points * problem.result_dtype.itemsize
-    workspace |= {"u": size * rows * channels, "v": size * channels * count, "m": size * rows * count}
     return Recipe(
         f"winograd{tile}",
         (weights, image_points, *launches, results, *([fold(problem)] if folds(problem) else [])),
-        {name: max(bytes, 1) for name, bytes in workspace.items()},
+        workspace,
         _described(tile),
     )
 
@@ -169,40 +157,25 @@ def _fill(problem: Problem) -> np.generic:
 
 
 def _grad_weight(problem: Problem, device: Traits, room: int, tile: int, multiply: Multiply) -> Recipe:
-    images, points = problem.input_shape[0], (tile + 2) ** 2
+    images = problem.input_shape[0]
     channels, image = problem.input_shape[1], problem.input_shape[2:]
     rows, result = problem.output_shape[1], problem.output_shape[2:]
     tiles = _tiles(problem, tile)
     count = images * math.prod(tiles)
     options = _options(problem, device, tile)
     before = problem.padding[0][0], problem.padding[1][0]
-    zero = problem.result_dtype.type(0)
-    constant = _options(replace(problem, boundary="constant"), device, tile)
-    x_points = _tiles_launch(
-        problem, device, options, ("first", "v"), (channels, image), tiles, before, fill_of(problem), gradients=False
-    )
-    g_points = _tiles_launch(
-        problem, device, constant, ("second", "u"), (rows, result), tiles, (0, 0), zero, gradients=True
-    )
-    product = Problem(
-        "grad_weight",
-        (1, points * channels, 1, count),
-        (points * rows, channels, 1, 1),
-        (1, points * rows, 1, count),
-        groups=points,
-        dtypes=problem.dtypes,
-        result_dtype=problem.result_dtype,
-    )
-    launches, workspace = _product(product, device, room, multiply, {"first": "v", "second": "u", "out": "m"})
+    fill, zero = fill_of(problem), problem.result_dtype.type(0)
+    of_gradients = _options(replace(problem, boundary="constant"), device, tile, gradients=True)
+    x_points = _tiles_launch(problem, device, options, ("first", "v"), (channels, image), tiles, before, fill)
+    g_points = _tiles_launch(problem, device, of_gradients, ("second", "u"), (rows, result), tiles, (0, 0), zero)
+    product = _product(problem, (tile + 2) ** 2, (rows, channels, count))
+    launches, workspace = _multiplied(product, device, room, multiply)
     items = rows * -(-channels // device.lanes(problem))
     arguments = (
         *(np.int32(images), np.int32(channels), image, np.int32(rows), result, before),
-        *(fill_of(problem), np.int64(items)),
+        *(fill, np.int64(items)),
     )
     taps = Launch("winograd.cl", "taps", options, items, ("m", "first", "second", "out"), arguments, device.tile_group)
-    size = points * problem.result_dtype.itemsize
-    workspace |= {"u": size * rows * count, "v": size * channels * count, "m": size * rows * channels}
-    workspace = {name: max(bytes, 1) for name, bytes in workspace.items()}
     return Recipe(f"winograd{tile}", (x_points, g_points, *launches, taps), workspace, _described(tile))
 
 
@@ -215,35 +188,51 @@ def _tiles_launch(
     tiles: Pair,
     before: Pair,
     fill: np.generic,
-    *,
-    gradients: bool,
 ) -> Launch:
     images, (channels, size) = problem.input_shape[0], image
     items = -(-images * math.prod(tiles) // device.lanes(problem)) * -(-channels // EACH)
-    options = *options[:-1], f"-DGRADIENTS={int(gradients)}"
     arguments = *(np.int32(images), np.int32(channels), size, tiles, before), fill, np.int64(items)
     return Launch("winograd.cl", "tiles", options, items, buffers, arguments, device.tile_group)
 
 
-def _product(
-    product: Problem, device: Traits, room: int, multiply: Multiply, names: dict[str, str]
+def _product(problem: Problem, points: int, sizes: tuple[int, int, int]) -> Problem:
+    """Return the product of rows, channels and tiles, with a group for each point."""
+    rows, channels, count = sizes
+    return Problem(
+        "grad_weight" if problem.op == "grad_weight" else "forward",
+        (1, points * channels, 1, count),
+        (points * rows, channels, 1, 1),
+        (1, points * rows, 1, count),
+        groups=points,
+        dtypes=problem.dtypes,
+        result_dtype=problem.result_dtype,
+    )
+
+
+def _multiplied(
+    product: Problem, device: Traits, room: int, multiply: Multiply
 ) -> tuple[tuple[Launch, ...], dict[str, int]]:
-    """Return the launches and workspace of a product, with the buffers it works on called by their names here."""
+    """Return the launches of a product, from buffers "v" and "u" to "m", and the workspace with these."""
     chosen = multiply(product, device, room)
-    names = names | {"bias": "nothing"}
+    names = {"first": "v", "second": "u", "out": "m", "bias": "nothing"}
     launches = tuple(
         replace(launch, buffers=tuple(names.get(name, name) for name in launch.buffers)) for launch in chosen.launches
     )
-    return launches, dict(chosen.workspace)
+    shapes = {"v": product.operand_shapes[0], "u": product.operand_shapes[1], "m": product.result_shape}
+    points = {name: math.prod(shape) * product.result_dtype.itemsize for name, shape in shapes.items()}
+    return launches, {name: max(size, 1) for name, size in (chosen.workspace | points).items()}
 
 
-def _options(problem: Problem, device: Traits, tile: int, lanes: int | None = None) -> tuple[str, ...]:
+def _options(
+    problem: Problem, device: Traits, tile: int, lanes: int | None = None, *, gradients: bool = False
+) -> tuple[str, ...]:
     if problem.op == "grad_input":
         problem = replace(problem, boundary="constant")  # the output that it reads has none
     return (
         *type_options(problem),
         *vector_options(problem, device, lanes),
-        *(f"-DTILE={tile}", f"-DEACH={EACH}", f"-DREVERSED={int(problem.op == 'grad_input')}", "-DGRADIENTS=0"),
+        *(f"-DTILE={tile}", f"-DEACH={EACH}"),
+        *(f"-DREVERSED={int(problem.op == 'grad_input')}", f"-DGRADIENTS={int(gradients)}"),
     )
 
 
