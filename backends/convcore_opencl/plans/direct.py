@@ -52,16 +52,13 @@ def folding(problem: Problem) -> tuple[Any, ...]:
     return *geometry(problem), after, np.int64(math.prod(problem.input_shape))
 
 
-def folds(problem: Problem) -> bool:
-    """Whether padding holds pixels of the image, which must get the gradient that falls there."""
-    return problem.op == "grad_input" and problem.boundary != "constant" and any(map(any, problem.padding))
-
-
-def fold(problem: Problem) -> Launch:
-    """Add to grad_input what falls on padding that holds pixels of the image: little, so directly."""
+def fold(problem: Problem) -> tuple[Launch, ...]:
+    """Add to grad_input what falls on padding, where that holds pixels of the image: little, so directly."""
+    if problem.op != "grad_input" or problem.boundary == "constant" or not any(map(any, problem.padding)):
+        return ()
     items = math.prod(problem.input_shape)
     buffers = "first", "second", "out"
-    return Launch("direct.cl", "fold", type_options(problem), items, buffers, folding(problem))
+    return (Launch("direct.cl", "fold", type_options(problem), items, buffers, folding(problem)),)
 
 
 def extremes(dtype: np.dtype[Any], elements: int) -> Launch:

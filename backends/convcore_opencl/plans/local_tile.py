@@ -9,7 +9,7 @@ import numpy as np
 
 from convcore.spi import Problem
 from convcore_opencl.plans.dense import Dense, dense_arguments, dense_axes, dense_of, dense_options, pack, packed_bytes
-from convcore_opencl.plans.direct import fold, folds
+from convcore_opencl.plans.direct import fold
 from convcore_opencl.plans.recipe import (
     INT_MAX,
     Launch,
@@ -98,8 +98,7 @@ def recipe(problem: Problem, device: Traits, room: int, tensor: int = 0) -> Reci
         workspace[packed] = packed_bytes(problem, dense, tile.rows)
         launches += [packing] if packing.items else []
         launches.append(_correlate(problem, dense, tile, packed, pixels, device, tensor))
-    if folds(problem):
-        launches.append(fold(problem))
+    launches += fold(problem)
     return Recipe(_name(tensor), tuple(launches), workspace, _described(tile, tensor))
 
 

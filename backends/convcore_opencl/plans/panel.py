@@ -19,7 +19,7 @@ from convcore_opencl.plans.dense import (
     packed_bytes,
     weight_steps,
 )
-from convcore_opencl.plans.direct import fold, folds
+from convcore_opencl.plans.direct import fold
 from convcore_opencl.plans.recipe import (
     INT_MAX,
     Launch,
@@ -99,8 +99,7 @@ def correlations(problem: Problem, device: Traits, family: str) -> Recipe:
         tile = best_tile(device, problem, out_channels, _positions(rows, columns, family))
         dense = dense_of(problem, rows, columns, tile[0])
         launches += _correlate(problem, dense, tile, device, workspace, family)
-    if folds(problem):
-        launches.append(fold(problem))
+    launches += fold(problem)
     return Recipe(family, tuple(launches), workspace, _described(tile, device, problem, launches))
 
 

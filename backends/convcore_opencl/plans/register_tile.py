@@ -8,7 +8,7 @@ import numpy as np
 
 from convcore.spi import Pair, Problem
 from convcore_opencl.plans.dense import Dense, dense_arguments, dense_axes, dense_of, dense_options, pack, packed_bytes
-from convcore_opencl.plans.direct import fold, folds
+from convcore_opencl.plans.direct import fold
 from convcore_opencl.plans.recipe import (
     Launch,
     Recipe,
@@ -54,8 +54,7 @@ def recipe(problem: Problem, device: Traits, room: int) -> Recipe:
         workspace[packed] = packed_bytes(problem, dense, lanes)
         launches += [packing] if packing.items else []
         launches.append(_correlate(problem, dense, packed, device))
-    if folds(problem):
-        launches.append(fold(problem))
+    launches += fold(problem)
     tile = f"tile of {lanes} channels x {_pixels(columns.grid)} pixels, {len(workspace)} launch(es)"
     return Recipe("register_tile", tuple(launches), workspace, tile)
 

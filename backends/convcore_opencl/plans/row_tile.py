@@ -8,7 +8,7 @@ import numpy as np
 
 from convcore.spi import Pair, Problem
 from convcore_opencl.plans.dense import Dense, dense_arguments, dense_axes, dense_of, dense_options, weight_steps
-from convcore_opencl.plans.direct import fold, folds
+from convcore_opencl.plans.direct import fold
 from convcore_opencl.plans.recipe import (
     Launch,
     Recipe,
@@ -70,8 +70,7 @@ def recipe(problem: Problem, device: Traits, room: int) -> Recipe:
         dense = dense_of(problem, rows, columns, lanes)
         height, vectors = _row_tile(problem, dense, device)
         launches.append(_correlate(problem, dense, (height, vectors), device))
-    if folds(problem):
-        launches.append(fold(problem))
+    launches += fold(problem)
     tile = f"tile of {height} rows x {vectors * lanes} pixels, {len(launches)} launch(es)"
     return Recipe("row_tile", tuple(launches), notes=tile)
 

@@ -6,7 +6,7 @@ import math
 
 from convcore.spi import Pair, Problem
 from convcore_opencl.plans.dense import dense_arguments, dense_axes, dense_of, dense_options, weight_steps
-from convcore_opencl.plans.direct import fold, folds
+from convcore_opencl.plans.direct import fold
 from convcore_opencl.plans.recipe import Launch, Recipe, Traits, floats_only, spans
 
 #: Work-items along each side of a group, and the results of each, down and across.
@@ -44,6 +44,5 @@ def recipe(problem: Problem, device: Traits, room: int) -> Recipe:
         items = problem.input_shape[0] * dense.out_channels * tiles * GROUP
         buffers = "first", "second", "bias", "out"
         launches.append(Launch("window.cl", "correlate", options, items, buffers, arguments, GROUP))
-    if folds(problem):
-        launches.append(fold(problem))
+    launches += fold(problem)
     return Recipe("window", tuple(launches), notes=f"tile of {SIDE * ITEM[0]}x{SIDE * ITEM[1]} pixels")

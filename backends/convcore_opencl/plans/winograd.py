@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from convcore.spi import Pair, Problem
-from convcore_opencl.plans.direct import fold, folds
+from convcore_opencl.plans.direct import fold
 from convcore_opencl.plans.recipe import (
     INT_MAX,
     Launch,
@@ -96,7 +96,7 @@ def recipe(problem: Problem, device: Traits, room: int, tile: int, multiply: Mul
     results = Launch("winograd.cl", "results", options, items, buffers, arguments, device.tile_group)
     return Recipe(
         f"winograd{tile}",
-        (weights, image_points, *launches, results, *([fold(problem)] if folds(problem) else [])),
+        (weights, image_points, *launches, results, *fold(problem)),
         workspace,
         _described(tile),
     )
@@ -133,7 +133,7 @@ def fused(problem: Problem, device: Traits, room: int) -> Recipe:
     )
     buffers = "first", "u", "second", "bias", "out"
     launch = Launch("winograd_fused.cl", "fused", options, groups * FUSED_GROUP, buffers, arguments, FUSED_GROUP)
-    launches = _weights(problem, options, 1), launch, *([fold(problem)] if folds(problem) else [])
+    launches = _weights(problem, options, 1), launch, *fold(problem)
     size = max(16 * rows * channels * problem.result_dtype.itemsize, 1)
     return Recipe("winograd2_fused", launches, {"u": size}, _described(2))
 
