@@ -128,26 +128,28 @@ def dense_options(problem: Problem, dense: Dense, device: Traits, lanes: int | N
     )
 
 
-def pack(problem: Problem, dense: Dense, block: int, packed: str) -> Launch:
-    """Copy the weight into the order in which tiles of ``block`` output channels read it."""
-    options = (
-        *type_options(problem),
-        f"-DBLOCK={block}",
-        f"-DTAPS_H={dense.rows.taps}",
-        f"-DTAPS_W={dense.columns.taps}",
-    )
+def pack(problem: Problem, dense: Dense, block: int, launches: list[Launch], workspace: dict[str, int]) -> str:
+    """Have the weight copied into the order in which tiles of ``block`` output channels read it; name the copy.
+
+    Adds the launch, unless there is nothing to copy, and the copy's bytes, at least one element's.
+    """
+    packed = f"packed{len(workspace)}"
     items = problem.groups * dense.blocks * dense.depth
-    arguments = (
-        *(np.int64(items), np.int32(dense.out_channels // problem.groups), np.int32(dense.depth)),
-        *weight_steps(problem, dense),
-    )
-    return Launch("pack.cl", "pack", options, items, ("second", packed), arguments)
-
-
-def packed_bytes(problem: Problem, dense: Dense, block: int) -> int:
-    """Return the size of that copy, at least one element's."""
-    elements = problem.groups * dense.blocks * dense.depth * dense.rows.taps * dense.columns.taps * block
-    return max(elements, 1) * problem.result_dtype.itemsize
+    elements = items * dense.rows.taps * dense.columns.taps * block
+    workspace[packed] = max(elements, 1) * problem.result_dtype.itemsize
+    if items:
+        options = (
+            *type_options(problem),
+            f"-DBLOCK={block}",
+            f"-DTAPS_H={dense.rows.taps}",
+            f"-DTAPS_W={dense.columns.taps}",
+        )
+        arguments = (
+            *(np.int64(items), np.int32(dense.out_channels // problem.groups), np.int32(dense.depth)),
+            *weight_steps(problem, dense),
+        )
+        launches.append(Launch("pack.cl", "pack", options, items, ("second", packed), arguments))
+    return packed
 
 
 def weight_steps(problem: Problem, dense: Dense) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convcore.spi import Problem
-from convcore_opencl.plans.dense import Dense, dense_arguments, dense_axes, dense_of, dense_options, pack, packed_bytes
+from convcore_opencl.plans.dense import Dense, dense_arguments, dense_axes, dense_of, dense_options, pack
 from convcore_opencl.plans.direct import fold
 from convcore_opencl.plans.recipe import (
     INT_MAX,
@@ -93,10 +93,7 @@ def recipe(problem: Problem, device: Traits, room: int, tensor: int = 0) -> Reci
         pixels = problem.input_shape[0] * dense.rows.grid * dense.columns.grid
         tile = best_tile(problem, device, tensor, dense.out_channels // problem.groups, pixels)
         dense = dense_of(problem, rows, columns, tile.rows)
-        packed = f"packed{len(workspace)}"
-        packing = pack(problem, dense, tile.rows, packed)
-        workspace[packed] = packed_bytes(problem, dense, tile.rows)
-        launches += [packing] if packing.items else []
+        packed = pack(problem, dense, tile.rows, launches, workspace)
         launches.append(_correlate(problem, dense, tile, packed, pixels, device, tensor))
     launches += fold(problem)
     return Recipe(_name(tensor), tuple(launches), workspace, _described(tile, tensor))

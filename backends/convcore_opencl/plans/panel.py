@@ -16,7 +16,6 @@ from convcore_opencl.plans.dense import (
     dense_of,
     dense_options,
     pack,
-    packed_bytes,
     weight_steps,
 )
 from convcore_opencl.plans.direct import fold
@@ -168,7 +167,7 @@ def _weight_rows(problem: Problem, dense: Dense, tile_rows: int) -> Rows:
     )
 
 
-def _packed_rows(problem: Problem, dense: Dense, tile_rows: int, buffer: str) -> Rows:
+def _packed_rows(dense: Dense, tile_rows: int, buffer: str) -> Rows:
     """Return the rows of pack.cl's copy."""
     tile_step = dense.depth * dense.rows.taps * dense.columns.taps * tile_rows
     return Rows(buffer, 0, dense.blocks * tile_step, tile_step, 1, tile_rows, True)
@@ -181,10 +180,7 @@ def _correlate(
     if problem.op == "forward" or dense.rows.taps * dense.columns.taps == 1:
         rows = _weight_rows(problem, dense, tile[0])
     else:
-        rows = _packed_rows(problem, dense, tile[0], f"packed{len(workspace)}")
-        packing = pack(problem, dense, tile[0], rows.buffer)
-        workspace[rows.buffer] = packed_bytes(problem, dense, tile[0])
-        launches += [packing] if packing.items else []
+        rows = _packed_rows(dense, tile[0], pack(problem, dense, tile[0], launches, workspace))
     others = problem.input_shape[0] * problem.groups
     others *= -(-_positions(dense.rows, dense.columns, family) // (tile[1] * device.lanes(problem)))
     part_count, part = parts(dense.out_channels // problem.groups, tile[0], others, device)

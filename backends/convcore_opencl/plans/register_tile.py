@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from convcore.spi import Pair, Problem
-from convcore_opencl.plans.dense import Dense, dense_arguments, dense_axes, dense_of, dense_options, pack, packed_bytes
+from convcore_opencl.plans.dense import Dense, dense_arguments, dense_axes, dense_of, dense_options, pack
 from convcore_opencl.plans.direct import fold
 from convcore_opencl.plans.recipe import (
     Launch,
@@ -49,10 +49,7 @@ def recipe(problem: Problem, device: Traits, room: int) -> Recipe:
     workspace: dict[str, int] = {}
     for rows, columns in dense_axes(problem):
         dense = dense_of(problem, rows, columns, lanes)
-        packed = f"packed{len(workspace)}"
-        packing = pack(problem, dense, lanes, packed)
-        workspace[packed] = packed_bytes(problem, dense, lanes)
-        launches += [packing] if packing.items else []
+        packed = pack(problem, dense, lanes, launches, workspace)
         launches.append(_correlate(problem, dense, packed, device))
     launches += fold(problem)
     tile = f"tile of {lanes} channels x {_pixels(columns.grid)} pixels, {len(workspace)} launch(es)"
