@@ -117,10 +117,7 @@ def dense_of(problem: Problem, rows: Axis, columns: Axis, block: int) -> Dense:
 
 def dense_options(problem: Problem, dense: Dense, device: Traits, lanes: int | None = None) -> tuple[str, ...]:
     """Return the -D options of kernels that compute a dense correlation with vectors: the device's, or of ``lanes``."""
-    if problem.op == "grad_input":
-        problem = replace(problem, boundary="constant")  # the output that it reads has none
     return (
-        *type_options(problem),
         *vector_options(problem, device, lanes),
         *axis_options(dense.rows.taps, dense.rows.stride, dense.rows.dilation, "H"),
         *axis_options(dense.columns.taps, dense.columns.stride, dense.columns.dilation, "W"),
@@ -176,7 +173,7 @@ def dense_arguments(problem: Problem, dense: Dense) -> tuple[Any, ...]:
         (rows.grid, columns.grid),
         (rows.step, columns.step),
         (rows.first, columns.first),
-        fill_of(problem) if problem.op == "forward" else problem.result_dtype.type(0),
+        fill_of(problem),
     )
 
 

@@ -18,7 +18,6 @@ from convcore_opencl.plans.recipe import (
     fill_of,
     floats_only,
     split,
-    type_options,
     vector_options,
     weight_options,
 )
@@ -119,7 +118,6 @@ def _grad_weight(problem: Problem, device: Traits, room: int, tensor: int) -> Re
     tile = best_tile(problem, device, tensor, per_group, columns)
     padding = problem.padding[0][0], problem.padding[1][0]
     options = (
-        *type_options(problem),
         *vector_options(problem, device, LANES),
         *weight_options(problem),
         "-DSKIP_OUTSIDE=0",

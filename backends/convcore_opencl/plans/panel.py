@@ -27,7 +27,6 @@ from convcore_opencl.plans.recipe import (
     fill_of,
     floats_only,
     split,
-    type_options,
     vector_options,
     weight_options,
 )
@@ -206,7 +205,6 @@ def _grad_weight(problem: Problem, device: Traits, room: int) -> Recipe:
     if pointwise:
         image, grid = (1, math.prod(image)), [1, math.prod(grid)]
     options = (
-        *type_options(problem),
         *vector_options(problem, device),
         *weight_options(problem),
         "-DSKIP_OUTSIDE=0",

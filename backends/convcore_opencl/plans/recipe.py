@@ -168,8 +168,8 @@ def geometry(problem: Problem) -> tuple[Any, ...]:
 
 
 def fill_of(problem: Problem) -> np.generic:
-    """Return the fill value in the dtype of the result."""
-    return problem.result_dtype.type(complex(problem.fill_value).real)
+    """Return, in the dtype of the result, what stands beyond the image that is read: 0 beyond grad_input's gradient."""
+    return problem.result_dtype.type(0 if problem.op == "grad_input" else complex(problem.fill_value).real)
 
 
 _C_TYPES = {"f4": "float", "f8": "double", "i1": "char", "i2": "short", "i4": "int", "i8": "long"}
@@ -194,9 +194,11 @@ def type_options(problem: Problem) -> tuple[str, ...]:
 
 
 def vector_options(problem: Problem, device: Traits, lanes: int | None = None) -> tuple[str, ...]:
-    """Return the -D options of kernels that use vectors: the device's, or of ``lanes`` elements."""
+    """Return the -D options of kernels that use vectors, the device's or of ``lanes`` elements, and read one image."""
+    if problem.op == "grad_input":
+        problem = replace(problem, boundary="constant")  # the output that it reads has none
     index = "int" if problem.result_dtype.itemsize == 4 else "long"
-    return f"-DLANES={lanes or device.lanes(problem)}", f"-DINDEX={index}"
+    return *type_options(problem), f"-DLANES={lanes or device.lanes(problem)}", f"-DINDEX={index}"
 
 
 def axis_options(taps: int, stride: int, dilation: int, axis: str) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from convcore_opencl.plans.recipe import (
     geometry,
     spans,
     split,
-    type_options,
     vector_options,
     weight_options,
 )
@@ -79,7 +78,6 @@ def _weight_tile(problem: Problem, device: Traits, room: int) -> Recipe:
     blocks = -(-(k // groups) // lanes)
     height, width, channels = tap_tile((taps[0], taps[1]), depth)
     options = (
-        *type_options(problem),
         *vector_options(problem, device),
         *(f"-DTILE_H={height}", f"-DTILE_W={width}", f"-DCHANNELS={channels}"),
         *weight_options(problem),

@@ -18,7 +18,6 @@ from convcore_opencl.plans.recipe import (
     geometry,
     spans,
     split,
-    type_options,
     vector_options,
     weight_options,
 )
@@ -104,7 +103,6 @@ def _row_weight(problem: Problem, device: Traits, room: int) -> Recipe:
     segments = [vectors for _, vectors in _possible(problem, device)]
     vectors = min(segments, key=lambda vectors: -(-width // (vectors * lanes)) * (vectors + 2))
     options = (
-        *type_options(problem),
         *vector_options(problem, device),
         *(f"-DTILE_H={height}", f"-DTILE_W={columns}", f"-DVECTORS={vectors}"),
         *weight_options(problem),

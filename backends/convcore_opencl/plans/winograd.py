@@ -21,7 +21,6 @@ from convcore_opencl.plans.recipe import (
     Traits,
     fill_of,
     floats_only,
-    type_options,
     vector_options,
 )
 
@@ -81,7 +80,7 @@ def recipe(problem: Problem, device: Traits, room: int, tile: int, multiply: Mul
     count = images * math.prod(tiles)
     row_step, term_step = _steps(problem)
     options = _options(problem, device, tile)
-    fill, lanes = _fill(problem), device.lanes(problem)
+    fill, lanes = fill_of(problem), device.lanes(problem)
 
     weights = _weights(problem, options, lanes)
     image_points = _tiles_launch(problem, device, options, ("first", "v"), (channels, image), tiles, before, fill)
@@ -129,7 +128,7 @@ def fused(problem: Problem, device: Traits, room: int) -> Recipe:
     groups = -(-images * math.prod(tiles) // FUSED_BLOCK) * -(-rows // FUSED_BLOCK)
     arguments = (
         *(np.int32(images), np.int32(channels), image, np.int32(rows), result, tiles, before),
-        *(np.int64(row_step), np.int64(term_step), _fill(problem)),
+        *(np.int64(row_step), np.int64(term_step), fill_of(problem)),
     )
     buffers = "first", "u", "second", "bias", "out"
     launch = Launch("winograd_fused.cl", "fused", options, groups * FUSED_GROUP, buffers, arguments, FUSED_GROUP)
@@ -150,10 +149,6 @@ def _steps(problem: Problem) -> Pair:
     """Return how far apart rows and terms of the weight are."""
     steps = problem.weight_shape[1] * 9, 9
     return steps if problem.op == "forward" else (9, steps[0])
-
-
-def _fill(problem: Problem) -> np.generic:
-    return fill_of(problem) if problem.op == "forward" else problem.result_dtype.type(0)
 
 
 def _grad_weight(problem: Problem, device: Traits, room: int, tile: int, multiply: Multiply) -> Recipe:
@@ -226,10 +221,7 @@ def _multiplied(
 def _options(
     problem: Problem, device: Traits, tile: int, lanes: int | None = None, *, gradients: bool = False
 ) -> tuple[str, ...]:
-    if problem.op == "grad_input":
-        problem = replace(problem, boundary="constant")  # the output that it reads has none
     return (
-        *type_options(problem),
         *vector_options(problem, device, lanes),
         *(f"-DTILE={tile}", f"-DEACH={EACH}"),
         *(f"-DREVERSED={int(problem.op == 'grad_input')}", f"-DGRADIENTS={int(gradients)}"),
