@@ -215,8 +215,9 @@ def weight_options(problem: Problem) -> tuple[str, ...]:
     )
 
 
-def spans(problem: Problem, tile: Pair, stride: Pair) -> Iterator[int]:
-    """Yield how many rows and columns of the input a tile of the output reads."""
+def spans(problem: Problem, tile: Pair) -> Iterator[int]:
+    """Yield how many rows and columns a tile of the result of forward, or of a phase of grad_input, reads."""
+    stride = problem.stride if problem.op == "forward" else (1, 1)
     for outputs, step, taps, dilation in zip(tile, stride, problem.weight_shape[2:], problem.dilation, strict=True):
         yield (outputs - 1) * step + (taps - 1) * dilation + 1
 

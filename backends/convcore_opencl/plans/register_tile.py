@@ -32,8 +32,7 @@ WIDEST_SPAN = 128
 
 def refusal(problem: Problem, device: Traits) -> str:
     """Say why this family cannot compute a problem; empty when it can."""
-    stride = problem.stride if problem.op != "grad_input" else (1, 1)
-    _, span = spans(problem, (1, max(TILE_PIXELS)), stride)
+    _, span = spans(problem, (1, max(TILE_PIXELS)))
     if not floats_only(problem) and problem.op != "grad_weight" and span > WIDEST_SPAN:
         return f"takes tiles that span {WIDEST_SPAN} pixels of a row, these span {span}"
     return floats_only(problem)

@@ -50,9 +50,8 @@ def _staged(problem: Problem, device: Traits) -> list[tuple[Pair, int]]:
         stride, dilation = problem.stride[1], problem.dilation[1]
         columns = {vectors: (vectors * lanes - 1) * stride + (width - 1) * dilation + stride for vectors in SEGMENTS}
         return [((height, vectors), height * columns[vectors]) for vectors in SEGMENTS]
-    stride = problem.stride if problem.op != "grad_input" else (1, 1)
     tiles = ROW_TILES[device.vector_bytes]
-    return [(tile, math.prod(spans(problem, (tile[0], tile[1] * lanes), stride))) for tile in tiles]
+    return [(tile, math.prod(spans(problem, (tile[0], tile[1] * lanes)))) for tile in tiles]
 
 
 def _possible(problem: Problem, device: Traits) -> list[Pair]:

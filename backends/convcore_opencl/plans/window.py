@@ -20,8 +20,7 @@ def refusal(problem: Problem, device: Traits) -> str:
         return floats_only(problem)
     if problem.op == "grad_weight":
         return "computes forward and grad_input only"
-    stride = problem.stride if problem.op == "forward" else (1, 1)
-    pixels = math.prod(spans(problem, (SIDE * ITEM[0], SIDE * ITEM[1]), stride))
+    pixels = math.prod(spans(problem, (SIDE * ITEM[0], SIDE * ITEM[1])))
     needed = (pixels + math.prod(problem.weight_shape[2:])) * problem.result_dtype.itemsize
     if device.largest_group < GROUP or device.local_memory < needed:
         return (
