@@ -301,6 +301,15 @@ class TestWinograd:
         operands = random_operands(problem)
         assert_within(CPUPlan(problem, program)(*operands), problem, *operands, algorithm="winograd4")
 
+    @pytest.mark.parametrize("op", WINOGRAD_OPS)
+    def test_a_large_weight_meets_no_image(self, op):
+        problem = make_problem(op, images=0, channels=(256, 256), size=(9, 9))
+        first, second, *rest = random_operands(problem)
+        plan = CPUBackend().plan(problem)
+        assert_within(plan(first, second, *rest), problem, first, second, *rest)
+        if op != "grad_weight":
+            assert plan(first, plan.pack(second), *rest).shape == problem.result_shape
+
     @pytest.mark.parametrize("m", [2, 4])
     @pytest.mark.parametrize("op", WINOGRAD_OPS)
     def test_an_outlier_disturbs_no_more_than_its_tiles(self, op, m):

@@ -239,14 +239,16 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
 
 
 def _is_fused(layout: Layout, m: int) -> bool:
-    """Whether the weight is large and the tiles of all images few."""
+    """Whether the weight is large and the tiles of all images few, but some."""
     direction, points = direction_of(layout), (m + 2) ** 2
     tiles = layout.images * math.prod(direction.tiles(m))
     v_bytes = points * direction.channels * tiles * layout.itemsize
     u_bytes = points * direction.channels * direction.rows * layout.itemsize
+    if not 0 < tiles <= FUSED_TILES:
+        return False
     if layout.prepacked:
-        return tiles <= FUSED_TILES and v_bytes <= POINT_BYTES
-    return u_bytes > FUSED_BYTES and v_bytes <= min(u_bytes, POINT_BYTES) and tiles <= FUSED_TILES
+        return v_bytes <= POINT_BYTES
+    return u_bytes > FUSED_BYTES and v_bytes <= min(u_bytes, POINT_BYTES)
 
 
 def _fused(layout: Layout, name: str, m: int, direct: Program) -> Program:
