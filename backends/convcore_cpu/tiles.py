@@ -18,7 +18,6 @@ def outer_kernel(
     *,
     fits: bool = False,
     a_stride: int = 1,
-    far: bool = False,
 ) -> tuple[float, MicroKernel | None]:
     """Return the cycles one term of the sum takes, and the outer-product micro-kernel that takes the fewest.
 
@@ -32,11 +31,9 @@ def outer_kernel(
         Whether no tile may be wider than ``columns``; if none is that narrow, the answer is (inf, None).
     a_stride : int
         Elements from row to row of A.
-    far : bool
-        Whether B comes from the second-level cache for every tile.
     """
     candidates = [
-        (-(-rows // row.rows) * -(-columns // row.columns) * _outer_cycles(row, a_stride, far), row)
+        (-(-rows // row.rows) * -(-columns // row.columns) * _outer_cycles(row, a_stride), row)
         for row in micro_kernels
         if row.algorithm == "outer" and (row.columns <= columns or not fits)
     ]
@@ -61,16 +58,16 @@ def _panel_cycles(row: MicroKernel) -> float:
     return max(arithmetic, loads, 4.0) + 0.7
 
 
-def _outer_cycles(row: MicroKernel, a_stride: int, far: bool) -> float:
+def _outer_cycles(row: MicroKernel, a_stride: int) -> float:
     """Return the cycles one term of the sum takes a tile: by arithmetic, loads or latency, and one for the loop.
 
     Of vectors of 64 bytes a core multiplies one in a cycle, of narrower ones two; one of 64 bytes that starts anywhere
-    lies in two cache lines, and costs two loads.  The second-level cache gives half of what the first does.
+    lies in two cache lines, and costs two loads.
     """
     vectors = row.columns // row.lanes
     wide = row.isa == "avx512"
     arithmetic = row.rows * vectors * (1.0 if wide else 0.5)
-    loads = 0.5 * row.rows + vectors * (1.0 if wide else 0.5) * (2.0 if far else 1.0)
+    loads = 0.5 * row.rows + vectors * (1.0 if wide else 0.5)
     return max(arithmetic, loads, 4.0) + 1.0 + row.rows * _miss_cycles(row, a_stride)
 
 
