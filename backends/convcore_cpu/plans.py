@@ -49,11 +49,12 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
         raise UnsupportedError(
             f"it has no algorithm {problem.algorithm!r} for {problem.op}; it has {', '.join(map(repr, names))}"
         )
+    candidates = [problem.algorithm] if problem.algorithm else [name for name in builders if name != BEST_WINOGRAD]
     limit = math.inf if problem.workspace_limit is None else problem.workspace_limit
     # One image at a time takes the least workspace.
     for most_images in (problem.input_shape[0], 1):
         programs, reasons = [], []
-        for name in builders if problem.algorithm is None else (problem.algorithm,):
+        for name in candidates:
             try:
                 programs.append(builders[name](Layout(problem, micro_kernels, threads, most_images)))
             except UnsupportedError as reason:
@@ -102,8 +103,12 @@ def _grad_bias(layout: Layout) -> Program:
     return layout.program("direct", "", 0, before=((step,),))
 
 
+#: The name for the better of two that are candidates themselves.
+BEST_WINOGRAD = "winograd"
+
+
 def _winograd(builder: Callable[..., Program]) -> dict[str, Callable[[Layout], Program]]:
-    return {"winograd4": partial(builder, m=4), "winograd2": partial(builder, m=2), "winograd": builder}
+    return {"winograd4": partial(builder, m=4), "winograd2": partial(builder, m=2), BEST_WINOGRAD: builder}
 
 
 #: The algorithms of each operation by the names users give them.  One that cannot do a problem, or may not for its
