@@ -84,7 +84,8 @@ def _program(layout: Layout, direction: Direction) -> Program:
         packing_rows += a.packing
         step, terms = _step(layout, direction, planes, gather, kernel, a, places)
         steps.append(step)
-        exact.append(correlate_steps(layout, direction, planes, gather, kernel, places)[1])
+        if direction.watch_nan:
+            exact.append(correlate_steps(layout, direction, planes, gather, kernel, places)[1])
         names.append(kernel.name)
         weights = layout.groups * rows * terms
         if weights * layout.itemsize > PANEL_BYTES:
@@ -98,7 +99,7 @@ def _program(layout: Layout, direction: Direction) -> Program:
         cycles,
         before=(expand, tuple(packing_rows)),
         each=(packing, tuple(steps), folding),
-        exact=(tuple(exact), folding) if direction.watch_nan else (),
+        exact=(tuple(exact), folding) if exact else (),
     )
 
 
