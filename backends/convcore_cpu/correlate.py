@@ -153,6 +153,34 @@ def place_result(layout: Layout, direction: Direction) -> tuple[dict[str, int], 
     return {"bias_buffer": -1, "out_buffer": WORKSPACE, "out_offset": offset}, (_fold(layout, offset),)
 
 
+def group_channels(layout: Layout, direction: Direction) -> int:
+    """Return how many channels (or halves) a group of the first operand has."""
+    return direction.channels // layout.groups * layout.halves
+
+
+def gather_sizes(
+    layout: Layout, direction: Direction, planes: Planes, gather: Gather, places: dict[str, int]
+) -> dict[str, int]:
+    """Return the sizes that tell a step of a gather where its pixels are, in the planes and in the result."""
+    return {
+        **places,
+        "b_buffer": planes.buffer,
+        "b_offset": planes.offset,
+        "b_image": planes.image,
+        "b_group": group_channels(layout, direction) * planes.channel,
+        "out_offset": places["out_offset"] + gather.out_offset,
+        "out_image": direction.out_image,
+        "out_group": direction.out_group,
+        "out_line": gather.out_line,
+        "out_column": gather.out_column,
+        "rows": len(direction.rows),
+        "lines": gather.lines,
+        "width": gather.width,
+        "pitch": planes.pitch,
+        "watch_nan": int(direction.watch_nan),
+    }
+
+
 def weight_taps(layout: Layout, gather: Gather) -> np.ndarray:
     """Return which taps of a kernel a gather meets, numbered row by row."""
     taps = product(gather.line_taps, gather.column_taps)
@@ -203,7 +231,7 @@ def correlate_steps(
     ``places`` says where A, the bias and the result are.
     """
     rows = len(direction.rows)
-    terms = np.arange(direction.channels // layout.groups * layout.halves)[:, None]
+    terms = np.arange(group_channels(layout, direction))[:, None]
     plane_taps = planes.taps(gather.line_taps, gather.column_taps)
     a_terms = terms * direction.weight_term + weight_taps(layout, gather)
     offsets = np.stack([a_terms, terms * planes.channel + plane_taps], axis=-1)
@@ -213,28 +241,13 @@ def correlate_steps(
     shares = -(-TASKS // (layout.batch * layout.groups * tiles * len(direction.gathers)))
     blocks_per_task = -(-blocks // min(blocks, shares))
     row_tasks = -(-blocks // blocks_per_task)
-    sizes = {
-        **places,
+    sizes = gather_sizes(layout, direction, planes, gather, places) | {
         "a_group": direction.weight_group,
-        "b_buffer": planes.buffer,
-        "b_offset": planes.offset,
-        "b_image": planes.image,
-        "b_group": len(terms) * planes.channel,
-        "out_offset": places["out_offset"] + gather.out_offset,
-        "out_image": direction.out_image,
-        "out_group": direction.out_group,
-        "out_line": gather.out_line,
-        "out_column": gather.out_column,
         "groups": layout.groups,
-        "rows": rows,
-        "lines": gather.lines,
-        "width": gather.width,
-        "pitch": planes.pitch,
         "length": offsets.size // 2,
         "row_tasks": row_tasks,
         "blocks_per_task": blocks_per_task,
         "tiles": tiles,
-        "watch_nan": int(direction.watch_nan),
     }
     inside = _inside(gather, direction.lines, direction.columns) if direction.watch_nan else np.empty((0, 4), np.int64)
     tables = {

@@ -15,7 +15,9 @@ from convcore_cpu.correlate import (
     Gather,
     correlate_steps,
     forward_direction,
+    gather_sizes,
     grad_input_direction,
+    group_channels,
     place_result,
     weight_taps,
 )
@@ -66,9 +68,9 @@ def grad_input_panels(layout: Layout) -> Program:
 def _program(layout: Layout, direction: Direction) -> Program:
     if layout.prepacked and (direction.watch_nan or not layout.is_direct(SECOND)):
         raise UnsupportedError("its algorithm 'panels' packs only what it need not look at again")
-    planes = layout.in_place(FIRST, direction.lines, direction.columns)
-    if planes is None:
-        planes = layout.packed(direction.channels, direction.lines, direction.columns)
+    planes = layout.in_place(FIRST, direction.lines, direction.columns) or layout.packed(
+        direction.channels, direction.lines, direction.columns
+    )
     layout.set_batch(planes.workspace + (direction.out_image if direction.folded else 0))
     buffer, offset, expand = layout.weight(direction.negated)
     planes, packing = layout.place(planes, FIRST, direction.channels, direction.lines, direction.columns)
@@ -112,9 +114,8 @@ def _terms(layout: Layout, direction: Direction, gather: Gather, kernel: MicroKe
         return _prepacked_terms(layout, direction, taps, kernel, index)
     # Rows that lie side by side are a line of the cache for each term, and worth bringing together for some tiles.
     side_by_side = direction.weight_row == 1 and len(taps) == 1 and layout.is_direct(SECOND)
-    if side_by_side and layout.batch * gather.lines * gather.width >= WORTH_PACKING:
-        return _packed_terms(layout, direction, taps, kernel, index)
-    if len(steps) > 1:
+    worth_packing = side_by_side and layout.batch * gather.lines * gather.width >= WORTH_PACKING
+    if worth_packing or len(steps) > 1:
         return _packed_terms(layout, direction, taps, kernel, index)
     step = int(steps[0]) if len(steps) else direction.weight_term
     return Terms(
@@ -135,7 +136,7 @@ def _packed_terms(
     """Lay out the weight as (group, block of rows, channel, tap, row), tap by tap."""
     if not layout.is_direct(SECOND):
         raise UnsupportedError("its algorithm 'panels' does not convert the weight of a strided grad_input")
-    channels, rows, high = _channels(layout, direction), len(direction.rows), kernel.rows
+    channels, rows, high = group_channels(layout, direction), len(direction.rows), kernel.rows
     block = channels * len(taps) * high
     group = len(index) // high * block
     offset = layout.reserve(layout.groups * group)
@@ -189,11 +190,6 @@ def _prepacked_terms(
     return replace(terms, buffer=SECOND, packing=())
 
 
-def _channels(layout: Layout, direction: Direction) -> int:
-    """Return how many channels (or halves) a group of the first operand has."""
-    return direction.channels // layout.groups * layout.halves
-
-
 def _step(
     layout: Layout,
     direction: Direction,
@@ -204,7 +200,7 @@ def _step(
     places: dict[str, int],
 ) -> tuple[Step, int]:
     """Return the step of a gather, and how many terms an element of it has."""
-    channels, taps = _channels(layout, direction), planes.taps(gather.line_taps, gather.column_taps)
+    channels, taps = group_channels(layout, direction), planes.taps(gather.line_taps, gather.column_taps)
     per_channel = max(len(taps), 1)
     row_bytes, tile_bytes = (n * per_channel * layout.itemsize for n in (kernel.rows, kernel.columns))
     at_once = max(1, min(channels, ROW_BYTES // row_bytes))
@@ -222,29 +218,15 @@ def _step(
     panels = tiles_per_task * at_once * per_channel * kernel.columns + kernel.lanes
     sums = tiles_per_task * kernel.rows * kernel.columns * (blocks_per_task if at_once < channels else 1)
     layout.scratch = max(layout.scratch, panels + sums)
-    sizes = {
-        **places,
+    sizes = gather_sizes(layout, direction, planes, gather, places) | {
         "a_buffer": a.buffer,
         "a_offset": a.offset,
         "a_group": a.group,
         "a_chunk": at_once * a.channel,
         "a_repeat": a.repeat,
         "a_step": a.step,
-        "b_buffer": planes.buffer,
-        "b_offset": planes.offset,
-        "b_image": planes.image,
-        "b_group": channels * planes.channel,
         "b_chunk": at_once * planes.channel,
-        "out_offset": places["out_offset"] + gather.out_offset,
-        "out_image": direction.out_image,
-        "out_group": direction.out_group,
-        "out_line": gather.out_line,
-        "out_column": gather.out_column,
         "groups": layout.groups,
-        "rows": len(direction.rows),
-        "lines": gather.lines,
-        "width": gather.width,
-        "pitch": planes.pitch,
         "channels": channels,
         "channels_at_once": at_once,
         "taps": len(taps),
@@ -255,7 +237,6 @@ def _step(
         "blocks_per_task": blocks_per_task,
         "sums_offset": panels,
         "may_overrun": int(planes.buffer == WORKSPACE),
-        "watch_nan": int(direction.watch_nan),
     }
     tables = {
         "offsets": (np.arange(at_once)[:, None] * planes.channel + taps).ravel(),
