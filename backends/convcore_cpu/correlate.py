@@ -11,7 +11,7 @@ import numpy as np
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.geometry import PlaneAxis, Tap, gather_axis, sources
 from convcore_cpu.layout import TASKS, Layout, Planes
-from convcore_cpu.program import BIAS, FIRST, OUT, SECOND, WORKSPACE, Program, Step
+from convcore_cpu.program import FIRST, OUT, SECOND, WORKSPACE, Program, Step
 from convcore_cpu.tiles import outer_kernel, padded
 
 
@@ -148,7 +148,7 @@ def _correlate(layout: Layout, direction: Direction) -> Program:
 def place_result(layout: Layout, direction: Direction) -> tuple[dict[str, int], tuple[Step, ...]]:
     """Return where the result goes, and the steps that fold it if it is that of the padded image."""
     if not direction.folded:
-        return {"bias_buffer": BIAS if layout.problem.bias else -1, "out_buffer": OUT, "out_offset": 0}, ()
+        return {"bias_buffer": layout.bias_buffer, "out_buffer": OUT, "out_offset": 0}, ()
     offset = layout.reserve(layout.batch * direction.out_image)
     return {"bias_buffer": -1, "out_buffer": WORKSPACE, "out_offset": offset}, (_fold(layout, offset),)
 
@@ -289,7 +289,7 @@ def _fold(layout: Layout, offset: int) -> Step:
         "src_channel": src_channel,
         "src_line": src_line,
         "left": left,
-        "bias_buffer": BIAS if layout.problem.bias else -1,
+        "bias_buffer": layout.bias_buffer,
         "out_image": out_image,
         "out_channel": out_channel,
         "out_line": out_line,

@@ -18,7 +18,7 @@ import numpy as np
 from convcore.spi import Problem
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.geometry import PlaneAxis, Tap, forward_axis
-from convcore_cpu.program import FIRST, SECOND, WORKSPACE, Cost, Program, Stages, Step
+from convcore_cpu.program import BIAS, FIRST, SECOND, WORKSPACE, Cost, Program, Stages, Step
 
 #: Work below this is done before a second thread is awake (seconds).
 WORTH_A_THREAD = 50e-6
@@ -122,6 +122,11 @@ class Layout:
         """Name of the widest micro-kernel that turns lines into columns, if there is one."""
         rows = [row for row in self.micro_kernels if row.algorithm == "turn"]
         return max(rows, key=lambda row: row.lanes).name if rows else ""
+
+    @property
+    def bias_buffer(self) -> int:
+        """Number of the bias's buffer, -1 if there is none."""
+        return BIAS if self.problem.bias else -1
 
     def source(self, operand: int) -> str:
         """Return the element type an operand is read as."""

@@ -18,7 +18,7 @@ from convcore.spi import Problem
 from convcore_cpu.correlate import forward, grad_input
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.layout import TASKS, Layout
-from convcore_cpu.program import BIAS, FIRST, Program, Step, UnsupportedError
+from convcore_cpu.program import FIRST, Program, Step, UnsupportedError
 from convcore_cpu.tiles import padded, panel_kernel
 
 #: Points of tiles computed at a time stay in the last-level cache (bytes), so do those of the weight.
@@ -254,8 +254,7 @@ def _is_fused(layout: Layout, m: int) -> bool:
 def _fused(layout: Layout, name: str, m: int, direct: Program) -> Program:
     """Lay out a problem of few tiles, whose weight is transformed where it is multiplied (``kernels/fused.h``)."""
     direction, points = direction_of(layout), (m + 2) ** 2
-    tile_lines, tile_columns = direction.tiles(m)
-    tiles = layout.images * tile_lines * tile_columns
+    tiles = layout.images * math.prod(direction.tiles(m))
     weight, result = transform_kernel(layout, "weight", m), transform_kernel(layout, "result", m)
     rows = [row for row in layout.micro_kernels if row.columns % weight.lanes == 0]
     kernel, _ = panel_kernel(rows, tiles, direction.rows)
@@ -271,33 +270,25 @@ def _fused(layout: Layout, name: str, m: int, direct: Program) -> Program:
     tasks = -(-direction.rows // kernel.columns)
     if layout.prepacked:
         layout.packing, layout.packed_size = (weights,), tasks * points * u_point
-    layout.scratch = points * (
-        (0 if layout.prepacked else u_point) + len(padded(np.arange(tiles), kernel.rows)) * kernel.columns
-    )
-    layout.workspace = max(layout.workspace, -(-direct.memory_bytes // layout.itemsize))
     index = padded(np.arange(tiles), kernel.rows)
+    sums_offset = 0 if layout.prepacked else points * u_point
+    layout.scratch = sums_offset + points * len(index) * kernel.columns
+    layout.workspace = max(layout.workspace, -(-direct.memory_bytes // layout.itemsize))
     step = Step(
         f"fused_{layout.type}",
         tasks,
         {
+            **_result_sizes(layout, m),
             "v_offset": v_offset,
             "v_point": v_point,
             "v_step": v_lanes,
-            "bias_buffer": BIAS if layout.problem.bias else -1,
-            "out_image": direction.result[0],
             "out_channel": direction.result[1],
-            "out_line": direction.result[2],
-            "out_column": direction.result[3],
-            "height": direction.out_height,
-            "width": direction.out_width,
-            "tile_lines": tile_lines,
-            "tile_columns": tile_columns,
             "tiles": tiles,
             "rows": direction.rows,
             "points": points,
             "terms": direction.channels,
             "terms_at_once": terms,
-            "sums_offset": 0 if layout.prepacked else points * u_point,
+            "sums_offset": sums_offset,
             "u_point": u_point,
             "prepacked": int(layout.prepacked),
         },
@@ -360,6 +351,23 @@ def _weights_step(
     return Step(f"weights_{layout.type}", blocks * term_tasks, sizes, False, transform.name, tables, layout.turn)
 
 
+def _result_sizes(layout: Layout, m: int) -> dict[str, int]:
+    """Return the sizes that tell a step where the results of tiles go."""
+    direction = direction_of(layout)
+    tile_lines, tile_columns = direction.tiles(m)
+    image, _, line, column = direction.result
+    return {
+        "bias_buffer": layout.bias_buffer,
+        "out_image": image,
+        "out_line": line,
+        "out_column": column,
+        "height": direction.out_height,
+        "width": direction.out_width,
+        "tile_lines": tile_lines,
+        "tile_columns": tile_columns,
+    }
+
+
 def _multiply_step(
     layout: Layout,
     m: int,
@@ -370,25 +378,17 @@ def _multiply_step(
 ) -> Step:
     """Return the products of some blocks of tiles by some rows, (first, count) each; ``offsets`` are of both points."""
     direction, points, lanes = direction_of(layout), (m + 2) ** 2, kernel.columns
-    tile_lines, tile_columns = direction.tiles(m)
     u_lanes = transform_kernel(layout, "weight", m).lanes
     u_point, v_point = direction.channels * u_lanes + SPREAD, direction.channels * lanes + SPREAD
     row_tasks, row_blocks_per_task = shares(-(-rows[1] // kernel.rows), blocks[1])
     sizes = {
+        **_result_sizes(layout, m),
         "a_offset": offsets[0],
         "a_point": u_point,
         "a_step": u_lanes,
         "b_offset": offsets[1],
         "b_block": points * v_point,
         "b_point": v_point,
-        "bias_buffer": BIAS if layout.problem.bias else -1,
-        "out_image": direction.result[0],
-        "out_line": direction.result[2],
-        "out_column": direction.result[3],
-        "height": direction.out_height,
-        "width": direction.out_width,
-        "tile_lines": tile_lines,
-        "tile_columns": tile_columns,
         "first_block": blocks[0],
         "first_row": rows[0],
         "last_row": rows[0] + rows[1],
