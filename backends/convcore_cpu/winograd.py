@@ -179,16 +179,14 @@ def winograd(layout: Layout, m: int | None = None) -> Program:
     n = m + 2
     tile_lines, tile_columns = direction.tiles(m)
     per_image = tile_lines * tile_columns
-    prepacked, layout.prepacked = layout.prepacked, False
     direct = (forward if layout.problem.op == "forward" else grad_input)(layout)
     layout.start_again()
-    layout.prepacked = prepacked
     u_lanes = transform_kernel(layout, "weight", m).lanes
     u_block = n * n * (direction.channels * u_lanes + SPREAD)
     u_bytes = -(-direction.rows // u_lanes) * u_block * layout.itemsize
     if _is_fused(layout, m):
         return _fused(layout, name, m, direct)
-    if prepacked:
+    if layout.prepacked:
         raise UnsupportedError("its Winograd algorithm packs no weight for so many tiles")
     # A large weight is worth more tiles at a time: each batch reads all of it.
     layout.set_batch(n * n * direction.channels * per_image, min(u_bytes, 2 * POINT_BYTES))
