@@ -9,14 +9,10 @@ import numpy as np
 from convcore_cpu.engine import MAX_BAND_BYTES, MicroKernel
 from convcore_cpu.geometry import PlaneAxis
 from convcore_cpu.grad_weight import sum_parts
-from convcore_cpu.layout import Layout, Planes
+from convcore_cpu.layout import FAST_BAND_BYTES, TASKS, Layout, Planes
 from convcore_cpu.program import FIRST, OUT, SECOND, WORKSPACE, Program, Step, UnsupportedError
 from convcore_cpu.tiles import padded
 
-#: Tasks there should be: groups, or parts of the pixels.
-TASKS = 32
-#: A band up to here stays in the first-level cache, beside the lines of grad_out (bytes).
-FAST_BAND_BYTES = 24 << 10
 #: What is read again and again from more than the first-level cache takes twice as long (bytes).
 FIRST_CACHE_BYTES = 64 << 10
 #: Columns of a chunk that are tried where a whole line is longer.
@@ -69,7 +65,7 @@ def grad_weight_dot(layout: Layout) -> Program:
         chunk = _chunk(layout, bands)
         planes, band, tables = _band(layout, bands, chunk)
         image, x_channel, _, _ = layout.strides(layout.channels, layout.height, layout.width)
-        x = replace(planes, buffer=FIRST, image=image, channel=x_channel)
+        x = replace(planes, image=image, channel=x_channel)
         layout.batch = max(layout.images, 1)
     else:
         chunk = _chunk(layout, None)
@@ -139,28 +135,14 @@ def grad_weight_dot(layout: Layout) -> Program:
 
 def _band(layout: Layout, bands: Bands, chunk: Chunk) -> tuple[Planes, dict[str, int], dict[str, np.ndarray]]:
     """Return a band as if its channels were planes, its sizes, and its tables."""
-    _, x_channel, line, column = layout.strides(layout.channels, layout.height, layout.width)
+    problem = layout.problem
     # A vector of room, see band.h.
     phase = (chunk.lines + bands.more_lines) * chunk.pitch + chunk.kernel.lanes
-    phases = len(bands.lines.starts)
-    sizes = {
-        "x_channel": x_channel,
-        "line_phases": phases,
-        "column_phases": len(bands.columns.starts),
-        "channel": phase * bands.phases,
-        "phase": phase,
-        "pitch": chunk.pitch,
-    }
-    problem = layout.problem
-    tables = {
-        "lines": bands.lines.table(line),
-        "columns": bands.columns.table(column),
-        "fill": np.array([problem.fill_value.real], problem.result_dtype),
-    }
-    if problem.boundary != "constant" and (bands.lines.is_padded or bands.columns.is_padded):
-        tables["line_of"] = bands.lines.outside(line, problem.boundary)
-        tables["column_of"] = bands.columns.outside(column, problem.boundary)
-    return Planes(FIRST, 0, 0, phase * bands.phases, phase, chunk.pitch, phases), sizes, tables
+    sizes, tables = layout.band(
+        bands.lines, bands.columns, layout.channels, phase=phase, pitch=chunk.pitch, fill=problem.fill_value,
+        boundary=problem.boundary,
+    )  # fmt: skip
+    return Planes(FIRST, 0, 0, sizes["channel"], phase, chunk.pitch, sizes["line_phases"]), sizes, tables
 
 
 def _chunk(layout: Layout, bands: Bands | None) -> Chunk:

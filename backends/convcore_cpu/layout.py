@@ -28,6 +28,8 @@ FLOPS_PER_SECOND, BYTES_PER_SECOND = 40e9, 8e9
 BATCH_BYTES = 4 << 20
 #: Tasks there should be, so that threads of any number end at about the same time.
 TASKS = 32
+#: A band up to here stays in the first-level cache, beside what a tile reads and writes (bytes).
+FAST_BAND_BYTES = 24 << 10
 # What one packing task copies (elements).
 BLOCK = 16384
 
@@ -258,6 +260,38 @@ class Layout:
             )
             for half in range(self.halves)
         )
+
+    def band(
+        self,
+        lines: PlaneAxis,
+        columns: PlaneAxis,
+        channels: int,
+        *,
+        phase: int,
+        pitch: int,
+        fill: complex,
+        boundary: str,
+    ) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+        """Return sizes and tables of bands of the first operand (``kernels/band.h``), of ``phase`` elements a phase."""
+        _, channel, line, column = self.strides(channels, lines.extent, columns.extent)
+        line_phases, column_phases = len(lines.starts), len(columns.starts)
+        sizes = {
+            "x_channel": channel,
+            "line_phases": line_phases,
+            "column_phases": column_phases,
+            "channel": phase * line_phases * column_phases,
+            "phase": phase,
+            "pitch": pitch,
+        }
+        tables = {
+            "lines": lines.table(line),
+            "columns": columns.table(column),
+            "fill": np.array([fill.real], _NUMPY[self.type]),
+        }
+        if boundary != "constant" and (lines.is_padded or columns.is_padded):
+            tables["line_of"] = lines.outside(line, boundary)
+            tables["column_of"] = columns.outside(column, boundary)
+        return sizes, tables
 
     def pack_step(
         self,

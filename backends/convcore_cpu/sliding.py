@@ -20,15 +20,13 @@ from convcore_cpu.correlate import (
 )
 from convcore_cpu.engine import MAX_BAND_BYTES, MicroKernel
 from convcore_cpu.geometry import Tap, forward_axis
-from convcore_cpu.layout import Layout
+from convcore_cpu.layout import FAST_BAND_BYTES, TASKS, Layout
 from convcore_cpu.program import BIAS, FIRST, OUT, SECOND, Cost, Program, Step, UnsupportedError
 
 #: In groups of more channels a vector of x is better multiplied by a vector of weights.
 MOST_CHANNELS = 16
 #: Pieces of the result there should be, so that threads end at about the same time.
 PIECES = 8
-#: Tasks there should be.
-TASKS = 32
 #: What a piece costs however small it is.
 PIECE_CYCLES = 30
 #: Columns of a piece that are tried where a whole line is longer.
@@ -37,8 +35,6 @@ PIECE_COLUMNS = (512, 256, 128, 64)
 LINES_IN_PLACE = 12
 #: Kernels of more lines than these skip zeros.
 LINES_OF_ZEROS = 3
-#: A band up to here stays in the first-level cache, beside what a tile reads and writes (bytes).
-FAST_BAND_BYTES = 24 << 10
 
 
 def forward_sliding(layout: Layout) -> Program:
@@ -240,11 +236,11 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
             table.append((x, u.index * slide.width + v.index, patch.lines, patch.columns))
         gathers.append((gather.out_offset, gather.lines, gather.width, first, len(table)))
 
-    _, channel, line, column = layout.strides(direction.channels, direction.lines.extent, direction.columns.extent)
+    image, channel, _, _ = layout.strides(direction.channels, direction.lines.extent, direction.columns.extent)
     repeats = layout.groups if slide.over_images else slide.repeats
     groups_per_task = min(layout.groups, max(1, repeats * len(piece_table) // TASKS))
     sizes = {
-        "x_image": direction.channels * channel,
+        "x_image": image,
         "x_group": slide.channels * channel,
         "w_image": 0,
         "w_group": direction.weight_group,
@@ -277,25 +273,15 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
         "skip_zeros": int(_skips(slide)),
         **places,
     }
-    band = {
-        "x_channel": channel,
-        "line_phases": phases,
-        "column_phases": len(direction.columns.starts),
-        "channel": phase * slide.phases,
-        "phase": phase,
-        "pitch": pitch,
-    }
-    tables = {
-        "lines": direction.lines.table(line),
-        "columns": direction.columns.table(column),
-        "fill": np.array([slide.fill.real], layout.problem.result_dtype),
+    band, tables = layout.band(
+        direction.lines, direction.columns, direction.channels, phase=phase, pitch=pitch, fill=slide.fill,
+        boundary=slide.boundary,
+    )  # fmt: skip
+    tables |= {
         "pieces": piece_table,
         "gathers": np.array(gathers, np.int64),
         "patches": np.array(table, np.int64).reshape(-1, 4),
     }
-    if slide.boundary != "constant" and (direction.lines.is_padded or direction.columns.is_padded):
-        tables["line_of"] = direction.lines.outside(line, slide.boundary)
-        tables["column_of"] = direction.columns.outside(column, slide.boundary)
     tasks = -(-layout.groups // groups_per_task) * len(piece_table)
     step = Step(f"bands_{layout.type}", tasks, sizes, not slide.over_images, kernel.name, tables, band=band)
     return step, Cost(cycles, layout.problem.bytes)
