@@ -21,7 +21,7 @@ from convcore_cpu.correlate import (
 from convcore_cpu.engine import MAX_BAND_BYTES, MicroKernel
 from convcore_cpu.geometry import Tap, forward_axis
 from convcore_cpu.layout import FAST_BAND_BYTES, TASKS, Layout
-from convcore_cpu.program import BIAS, FIRST, OUT, SECOND, Cost, Program, Step, UnsupportedError
+from convcore_cpu.program import FIRST, SECOND, Cost, Program, Step, UnsupportedError
 
 #: In groups of more channels a vector of x is better multiplied by a vector of weights.
 MOST_CHANNELS = 16
@@ -42,7 +42,8 @@ def forward_sliding(layout: Layout) -> Program:
     _refuse(layout)
     problem, direction = layout.problem, forward_direction(layout)
     slide = Slide(layout, direction, problem.stride, problem.dilation, layout.kernel_width)
-    step, cost = _step(replace(slide, fill=problem.fill_value, boundary=problem.boundary), {})
+    places, _ = place_result(layout, direction)
+    step, cost = _step(replace(slide, fill=problem.fill_value, boundary=problem.boundary), places)
     return replace(layout.program("sliding", step.kernel, 0, each=((step,),)), cost=cost)
 
 
@@ -94,7 +95,8 @@ def grad_weight_sliding(layout: Layout) -> Program:
     slide = Slide(layout, direction, problem.dilation, problem.stride, layout.out_width, fill=problem.fill_value)
     slide = replace(slide, boundary=problem.boundary, over_images=True)
     layout.batch = layout.images
-    step, cost = _step(slide, {"w_image": layout.out_channels * pixels})
+    places, _ = place_result(layout, direction)
+    step, cost = _step(slide, places | {"w_image": layout.out_channels * pixels})
     return replace(layout.program("sliding", step.kernel, 0, each=((step,),)), cost=cost)
 
 
@@ -248,9 +250,6 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
         "w_channel": direction.weight_term,
         "w_line": slide.sign * line_taps * slide.width,
         "w_column": slide.sign * column_taps,
-        "bias_buffer": BIAS if layout.problem.bias else -1,
-        "out_buffer": OUT,
-        "out_offset": 0,
         "out_image": direction.out_image,
         "out_group": direction.out_group,
         "out_row": direction.out_group // len(direction.rows),
