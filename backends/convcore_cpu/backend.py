@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,8 +9,8 @@ from functools import lru_cache
 
 from convcore.spi import Backend, Device, Plan, Problem
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan, MicroKernel
-from convcore_cpu.fourier import FourierPlan, refusal, transform_of
-from convcore_cpu.plans import make_prepacked_program, make_program
+from convcore_cpu.fourier import FourierPlan, refusal, thread_count, transform_of
+from convcore_cpu.plans import make_prepacked_program, make_program, workspace_limit
 from convcore_cpu.program import Program, UnsupportedError
 
 #: What takes less on one core is not worth the look at what a transform would take (seconds).
@@ -56,17 +55,20 @@ class CPUBackend(Backend):
             return make_prepacked_program(problem, _rows(isa), threads, program.cost.seconds)
 
         plan = CPUPlan(problem, program, prepacked)
-        return FourierPlan(problem, plan, program) if _is_transformed(problem, program) else plan
+        transformers = thread_count(threads)
+        if not _is_transformed(problem, program, transformers):
+            return plan
+        return FourierPlan(problem, plan, program, transformers)
 
 
-def _is_transformed(problem: Problem, program: Program) -> bool:
+def _is_transformed(problem: Problem, program: Program, threads: int) -> bool:
     """Return whether Fourier transforms are asked for, or are cheaper."""
     if problem.algorithm is not None or program.cost.seconds < WORTH_A_TRANSFORM or refusal(problem) is not None:
         return problem.algorithm == "fft"
     transform = transform_of(problem)
-    limit = math.inf if problem.workspace_limit is None else problem.workspace_limit
     assert transform is not None
-    return transform.seconds < program.cost.seconds and transform.workspace_bytes + program.memory_bytes <= limit
+    memory_bytes = transform.workspace_bytes(threads) + program.memory_bytes
+    return transform.seconds < program.cost.seconds and memory_bytes <= workspace_limit(problem)
 
 
 @lru_cache(maxsize=8)

@@ -16,6 +16,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -41,7 +42,12 @@ class Transform:
     lines: int
     columns: int
     seconds: float
-    workspace_bytes: int
+    weight_bytes: int
+    tile_bytes: int
+
+    def workspace_bytes(self, threads: int) -> int:
+        """Return the bytes of the weight's transforms, and of a tile's for each thread."""
+        return self.weight_bytes + threads * self.tile_bytes
 
 
 def refusal(problem: Problem) -> str | None:
@@ -65,8 +71,9 @@ def refusal(problem: Problem) -> str | None:
     return None
 
 
+@lru_cache(maxsize=8)
 def transform_of(problem: Problem) -> Transform | None:
-    """Return the cheapest tile, or None if there is none within the limits."""
+    """Return the cheapest tile, or None if there is none within the limits; found once, whoever asks on the way."""
     kernels, channels_per_group, height, width = problem.weight_shape
     images, channels = problem.operand_shapes[0][:2]
     outputs, out_height, out_width = problem.result_shape[1:]
@@ -83,7 +90,7 @@ def transform_of(problem: Problem) -> Transform | None:
         seconds = transforms * TRANSFORM_SECONDS * size * math.log2(size) + products * PRODUCT_SECONDS
         tile_bytes = 2 * 16 * points * (channels + outputs)
         if best is None or seconds < best.seconds:
-            best = Transform(lines, columns, seconds, weight_bytes + _threads() * tile_bytes)
+            best = Transform(lines, columns, seconds, weight_bytes, tile_bytes)
     return best
 
 
@@ -95,9 +102,11 @@ def _lengths(kernel: int, outputs: int) -> list[int]:
     return lengths[: one + 1][-12:]
 
 
-def _threads() -> int:
-    limits = [os.environ.get(name, "") for name in ("CONVCORE_NUM_THREADS", "OMP_NUM_THREADS")]
-    return min([os.cpu_count() or 1, *(int(limit) for limit in limits if limit.isdigit() and int(limit) > 0)])
+def thread_count(limit: int | None) -> int:
+    """Return how many threads transform tiles: one for each core, fewer where ``OMP_NUM_THREADS`` or the limit is."""
+    openmp = os.environ.get("OMP_NUM_THREADS", "")
+    limits = (limit, int(openmp) if openmp.isdigit() else None)
+    return min([os.cpu_count() or 1, *(most for most in limits if most)])
 
 
 class FourierPlan(Plan):
@@ -111,16 +120,18 @@ class FourierPlan(Plan):
         For operands that are not finite: a transform would smear them over their tiles.
     program : Program
         That plan's.
+    threads : int
+        An upper limit.
     """
 
     algorithm = "fft"
 
-    def __init__(self, problem: Problem, otherwise: Plan, program: Program) -> None:
+    def __init__(self, problem: Problem, otherwise: Plan, program: Program, threads: int) -> None:
         super().__init__(problem)
         transform = transform_of(problem)
         assert transform is not None
-        self.otherwise, self.transform = otherwise, transform
-        self.workspace_bytes = transform.workspace_bytes + otherwise.workspace_bytes
+        self.otherwise, self.transform, self.threads = otherwise, transform, threads
+        self.workspace_bytes = transform.workspace_bytes(threads) + otherwise.workspace_bytes
         error = "errs by up to 2**-48 of its tile's largest pixel times the weight's sum of magnitudes"
         milliseconds = f"{transform.seconds * 1e3:.3g} ms on one core, {program.cost.seconds * 1e3:.3g}"
         self.notes = (
@@ -145,7 +156,7 @@ class FourierPlan(Plan):
             with np.errstate(over="ignore"):
                 target[...] = result if bias is None else result + bias[:, None, None]
 
-        with ThreadPoolExecutor(min(_threads(), max(len(tiles), 1))) as pool:
+        with ThreadPoolExecutor(min(self.threads, max(len(tiles), 1))) as pool:
             for _ in pool.map(compute, tiles):
                 pass
 

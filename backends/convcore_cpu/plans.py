@@ -50,7 +50,7 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
             f"it has no algorithm {problem.algorithm!r} for {problem.op}; it has {', '.join(map(repr, names))}"
         )
     candidates = [problem.algorithm] if problem.algorithm else [name for name in builders if name != BEST_WINOGRAD]
-    limit = math.inf if problem.workspace_limit is None else problem.workspace_limit
+    limit = workspace_limit(problem)
     # One image at a time takes the least workspace.
     for most_images in (problem.input_shape[0], 1):
         programs, reasons = [], []
@@ -66,6 +66,11 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
             return min(small, key=lambda program: program.cost.seconds)
     least = min(program.memory_bytes for program in programs)
     raise UnsupportedError(f"it needs {least} bytes of workspace, workspace_limit is {limit}")
+
+
+def workspace_limit(problem: Problem) -> float:
+    """Return how many bytes of workspace a problem may take."""
+    return math.inf if problem.workspace_limit is None else problem.workspace_limit
 
 
 def make_prepacked_program(
@@ -84,7 +89,7 @@ def make_prepacked_program(
         with contextlib.suppress(UnsupportedError):
             layout = Layout(problem, micro_kernels, threads, problem.input_shape[0], prepacked=True)
             programs.append(ALGORITHMS[problem.op][name](layout))
-    limit = math.inf if problem.workspace_limit is None else problem.workspace_limit
+    limit = workspace_limit(problem)
     cheaper = [p for p in programs if p.cost.seconds < cost and p.memory_bytes <= limit]
     return min(cheaper, key=lambda program: program.cost.seconds, default=None)
 
