@@ -226,7 +226,6 @@ def _step(
         "a_repeat": a.repeat,
         "a_step": a.step,
         "b_chunk": at_once * planes.channel,
-        "groups": layout.groups,
         "channels": channels,
         "channels_at_once": at_once,
         "taps": len(taps),

@@ -18,7 +18,7 @@ from convcore.spi import Problem
 from convcore_cpu.correlate import forward, grad_input
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.layout import TASKS, Layout
-from convcore_cpu.program import FIRST, Program, Step, UnsupportedError
+from convcore_cpu.program import Program, Step, UnsupportedError
 from convcore_cpu.tiles import padded, panel_kernel
 
 #: Points of tiles computed at a time stay in the last-level cache (bytes), so do those of the weight.
@@ -415,7 +415,6 @@ def tiles_step(layout: Layout, m: int, lanes: int, offset: int, first_block: int
     channel_tasks, channels_per_task = shares(direction.channels, blocks)
     image, channel, line, column = direction.source
     sizes = {
-        "src_buffer": FIRST,
         "src_image": image,
         "src_channel": channel,
         "src_line": line,

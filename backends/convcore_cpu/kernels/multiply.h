@@ -24,16 +24,16 @@ static inline void NAMED(store_lines)(const multiply_sizes *z, index_t m, const 
     }
 }
 
-/* Add up, for a block of rows and all points, the products of `terms` channels. */
-static void NAMED(multiply_points)(const multiply_step *s, const index_t *a_row, index_t terms, const TYPE *u,
-                                   const TYPE *v, int first, TYPE *sums) {
+/* Add up, for a block of rows and all points, the products of all channels. */
+static void NAMED(multiply_points)(const multiply_step *s, const index_t *a_row, const TYPE *u, const TYPE *v,
+                                   TYPE *sums) {
     const multiply_sizes *z = &s->sizes;
     const panel_loop loop = {
-        .repeats = 1, .length = terms, .a_step = z->a_step, .a_row = a_row, .out_row = s->tile_row};
+        .repeats = 1, .length = z->length, .a_step = z->a_step, .a_row = a_row, .out_row = s->tile_row};
     const TYPE zeros[MAX_TILE_ROWS] = {0};
     for (index_t point = 0; point < z->points; point++) {
-        ((panel_function *)s->kernel->function)(&loop, u + point * z->a_point, v + point * z->b_point,
-                                                first ? zeros : NULL, sums + point * s->kernel->columns);
+        ((panel_function *)s->kernel->function)(&loop, u + point * z->a_point, v + point * z->b_point, zeros,
+                                                sums + point * s->kernel->columns);
     }
 }
 
@@ -76,7 +76,7 @@ static void NAMED(multiply)(const void *step, char *const *buffers, index_t imag
     if ((z->first_block + block) * s->kernel->columns >= z->tile_lines * z->tile_columns * images) return;
     for (index_t row = first_row; row < last_row; row += tile_rows) {
         const index_t rows = last_row - row < tile_rows ? last_row - row : tile_rows;
-        NAMED(multiply_points)(s, s->a_row + (row - z->first_row), z->length, u, v, 1, sums);
+        NAMED(multiply_points)(s, s->a_row + (row - z->first_row), u, v, sums);
         NAMED(store_rows)(s, buffers, images, block, row, rows, sums);
     }
 }

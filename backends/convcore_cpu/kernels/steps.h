@@ -70,7 +70,7 @@ typedef struct {
     index_t b_buffer, b_offset, b_image, b_group, b_chunk;
     index_t bias_buffer; /* or -1 */
     index_t out_buffer, out_offset, out_image, out_group, out_line, out_column;
-    index_t groups, rows, lines, width, pitch;
+    index_t rows, lines, width, pitch;
     index_t channels, channels_at_once, taps, even; /* even: all terms are a_step apart */
     index_t tile_tasks, tiles_per_task, row_tasks, blocks_per_task, sums_offset;
     index_t may_overrun, watch_nan;
@@ -147,7 +147,7 @@ typedef struct {
 
 /* tiles.h */
 typedef struct {
-    index_t src_buffer, src_image, src_channel, src_line, src_column;
+    index_t src_image, src_channel, src_line, src_column;
     index_t dst_offset, dst_block;
     index_t height, width, top, left; /* of the source; its padding */
     index_t tile_lines, tile_columns, lanes, first_block;

@@ -33,7 +33,7 @@ static void NAMED(tiles)(const void *step, char *const *buffers, index_t images,
     const index_t first = task % z->channel_tasks * z->channels_per_task;
     const index_t last = first + z->channels_per_task < z->channels ? first + z->channels_per_task : z->channels;
     const index_t left_over = per_image * images - first_tile, tiles = left_over < z->lanes ? left_over : z->lanes;
-    const TYPE *src = (const TYPE *)buffers[z->src_buffer];
+    const TYPE *src = (const TYPE *)buffers[FIRST];
     const TYPE fill = *(const TYPE *)s->fill;
     TYPE *v = (TYPE *)buffers[WORKSPACE] + z->dst_offset + block * z->dst_block;
     const transform_loop loop = {s->in_offsets, s->out_offsets, z->lanes / s->kernel->columns, NULL};
