@@ -20,7 +20,7 @@ static inline __attribute__((always_inline)) void NAMED(copy_elements)(TYPE *to,
             const index_t left = 2 * (count - j) - 1;
             const NAMED(vector) low = NAMED(load_lanes)(from, left);
             const NAMED(vector) high = left > LANES ? NAMED(load_lanes)(from + LANES, left - LANES) : low;
-            *(NAMED(vector) *)(to + j) = NAMED(even_lanes)(low, high);
+            *(NAMED(vector) *)(to + j) = NAMED(every)(low, high, 0);
         }
     } else {
         for (index_t j = 0; j < count; j++) to[j] = from[j * step];

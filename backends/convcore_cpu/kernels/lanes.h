@@ -1,5 +1,6 @@
 /* Lanes of vectors: the first `count` of them, to and from any address; elements past them are neither read nor
- * written, and are zero when loaded.  The even lanes of two vectors.  A vector with lanes i and i^distance swapped.
+ * written, and are zero when loaded.  Every other lane of two vectors, and the lanes of two vectors in turn, from lane
+ * `first` on.  A vector with lanes i and i^distance swapped.
  */
 #if defined(__clang__)
 #define SHUFFLE_LANES(to, a, b, lanes, index)                                                                          \
@@ -10,10 +11,20 @@
     to = __builtin_shuffle(a, b, from);
 #endif
 #define SHUFFLES_OF(type)                                                                                              \
-    static inline __attribute__((always_inline)) type##_vector type##_even_lanes(type##_vector a, type##_vector b) {   \
+    static inline __attribute__((always_inline)) type##_vector type##_every(type##_vector a, type##_vector b,          \
+                                                                            int first) {                               \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
         type##_vector to;                                                                                              \
         __attribute__((unused)) type##_mask from;                                                                      \
-        SHUFFLE_LANES(to, a, b, (int)(VECTOR_BYTES / sizeof(type)), 2 * j)                                             \
+        SHUFFLE_LANES(to, a, b, LANES, 2 * j + first)                                                                  \
+        return to;                                                                                                     \
+    }                                                                                                                  \
+    static inline __attribute__((always_inline)) type##_vector type##_in_turn(type##_vector a, type##_vector b,        \
+                                                                              int first) {                             \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        type##_vector to;                                                                                              \
+        __attribute__((unused)) type##_mask from;                                                                      \
+        SHUFFLE_LANES(to, a, b, LANES, first + j / 2 + j % 2 * LANES)                                                  \
         return to;                                                                                                     \
     }                                                                                                                  \
     static inline __attribute__((always_inline)) type##_vector type##_swapped_lanes(type##_vector a,                   \

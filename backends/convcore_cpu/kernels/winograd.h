@@ -85,36 +85,8 @@ static inline __attribute__((always_inline)) void NAMED(taps_4)(const NAMED(vect
     g[0] = p[0] + even + (half * 4 + two), g[1] = odd + (half - two) * 2, g[2] = even + (half + two * 4) + p[5];
 }
 
-/* Every other lane of two vectors, from lane `first` on. */
-static inline __attribute__((always_inline)) NAMED(vector) NAMED(every)(NAMED(vector) a, NAMED(vector) b, int first) {
-    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
-    NAMED(vector) to;
-#if defined(__clang__)
-    UNROLL for (int i = 0; i < LANES; i++) to[i] = i < LANES / 2 ? a[2 * i + first] : b[2 * i - LANES + first];
-#else
-    NAMED(mask) from;
-    UNROLL for (int i = 0; i < LANES; i++) from[i] = 2 * i + first;
-    to = __builtin_shuffle(a, b, from);
-#endif
-    return to;
-}
-
-/* The lanes of two vectors in turn, from lane `first` on. */
-static inline __attribute__((always_inline)) NAMED(vector) NAMED(in_turn)(NAMED(vector) a, NAMED(vector) b, int first) {
-    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
-    NAMED(vector) to;
-#if defined(__clang__)
-    UNROLL for (int i = 0; i < LANES; i++) to[i] = i % 2 ? b[first + i / 2] : a[first + i / 2];
-#else
-    NAMED(mask) from;
-    UNROLL for (int i = 0; i < LANES; i++) from[i] = first + i / 2 + i % 2 * LANES;
-    to = __builtin_shuffle(a, b, from);
-#endif
-    return to;
-}
-
 /* Deal m vectors of pixels out: lane t of to[b] is pixel t*m + b. */
-static inline __attribute__((always_inline)) void NAMED(deal)(const int m, const TYPE *pixels, NAMED(vector) *to) {
+static inline __attribute__((always_inline)) void NAMED(deal)(const int m, const TYPE *pixels, NAMED(vector) * to) {
     const NAMED(vector) *p = (const NAMED(vector) *)pixels;
     if (m == 2) {
         to[0] = NAMED(every)(p[0], p[1], 0), to[1] = NAMED(every)(p[0], p[1], 1);
@@ -127,7 +99,7 @@ static inline __attribute__((always_inline)) void NAMED(deal)(const int m, const
 }
 
 /* The reverse of deal. */
-static inline __attribute__((always_inline)) void NAMED(gather)(const int m, const NAMED(vector) *from, TYPE *pixels) {
+static inline __attribute__((always_inline)) void NAMED(gather)(const int m, const NAMED(vector) * from, TYPE *pixels) {
     enum { HALF = VECTOR_BYTES / sizeof(TYPE) / 2 };
     NAMED(vector) *p = (NAMED(vector) *)pixels;
     if (m == 2) {
@@ -141,7 +113,7 @@ static inline __attribute__((always_inline)) void NAMED(gather)(const int m, con
 }
 
 /* `form` says which side is lines of pixels, `watch` that results which are not finite are reported. */
-static inline __attribute__((always_inline)) void NAMED(transform)(NAMED(line_transform) *line, const int m,
+static inline __attribute__((always_inline)) void NAMED(transform)(NAMED(line_transform) * line, const int m,
                                                                    const int n, const int o, const int form,
                                                                    const int watch, const transform_loop *loop,
                                                                    const TYPE *in, TYPE *out) {
@@ -150,7 +122,7 @@ static inline __attribute__((always_inline)) void NAMED(transform)(NAMED(line_tr
     TYPE sum = 0;
     for (index_t v = 0; v < loop->vectors; v++) {
         NAMED(vector) half[MAX_POINTS][MAX_POINTS], from[2 * MAX_POINTS], to[MAX_POINTS];
-        UNROLL for (int a = 0; a < n; a++) {
+    UNROLL for (int a = 0; a < n; a++) {
             if (form == PIXELS_IN) {
                 NAMED(deal)(m, in + loop->in_offsets[2 * a] + v * LANES * m, from);
                 NAMED(deal)(m, in + loop->in_offsets[2 * a + 1] + v * LANES * m, from + m);
