@@ -4,7 +4,8 @@ How a problem becomes work::
 
     backend.py       CPUBackend.plan(problem); fourier.py where transforms of tiles are cheaper than a program
     plans.py           chooses the algorithm -> Program: steps, their sizes and offset tables
-    correlate.py         of forward and grad_input; grad_weight.py of grad_weight
+    correlate.py         of forward and grad_input, panels.py the same by panels; grad_weight.py of grad_weight
+    winograd.py          of 3x3 kernels; winograd_grad_weight.py of their grad_weight
     sliding.py, dots.py  of all three where groups have few channels
     pool.py              of the maximum over windows and its gradient
     layout.py              where operands lie, what is packed, the workspace
@@ -12,7 +13,7 @@ How a problem becomes work::
     engine.pyx         binds the program to C structures; owns memory and the way to and from Python
     team.c               threads, who share the tasks of a stage
     kernels/             tasks of the steps (pack.h, correlate.h, accumulate.h, ...) call
-                         micro-kernels (outer.h, dot.h, sliding.h), one row of table.h each, compiled for each ISA
+                         micro-kernels (panel.h, outer.h, ...), one row of table.h each, compiled for each ISA
 """
 
 from __future__ import annotations

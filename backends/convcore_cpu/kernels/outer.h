@@ -6,13 +6,12 @@
  *     0 <= m < rows, 0 <= j < columns;  start(m, j) is init[m], or out[out_row[m] + j] when init is NULL
  *
  * A is read one element at a time and broadcast, B a vector at a time, from any address.  Because both are reached
- * through tables, one micro-kernel serves all three directions of a correlation: neither the weight nor the taps of a
- * kernel are ever copied into another order.
+ * through tables, one micro-kernel serves forward and grad_input: neither the weight nor the taps of a kernel are ever
+ * copied into another order.
  *
- *     direction     rows m        lanes j   reduction l, t       A                    B
- *     forward       out channel   pixel     c, r, s              weight, in place     planes of x
- *     grad_input    in channel    pixel     k, r, s              weight, in place     planes of grad_out
- *     grad_weight   (c, r, s)     k         q; p or image        planes of x          grad_out as [pixel][k]
+ *     direction     rows m        lanes j   reduction l   A                    B
+ *     forward       out channel   pixel     c, r, s       weight, in place     planes of x
+ *     grad_input    in channel    pixel     k, r, s       weight, in place     planes of grad_out
  *
  * Blocking: rows*(columns/lanes) accumulators, columns/lanes vectors of B and one broadcast live in registers; the
  * table row states rows and columns.  The order of additions for an element depends on nothing but the tables.
