@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -95,11 +95,7 @@ class Case:
     @cached_property
     def problem(self) -> Problem:
         """The problem of one direction."""
-        operands = {
-            "forward": (self.input_shape, self.weight_shape),
-            "grad_input": (self.output_shape, self.weight_shape, self.input_shape),
-            "grad_weight": (self.input_shape, self.output_shape, self.weight_shape),
-        }[self.direction]
+        operands = self.arguments(self.input_shape, self.weight_shape, self.output_shape)
         return convcore.explain(
             self.direction, *operands, dtype=np.dtype(self.dtype), backend="numpy", **self.layer.geometry
         ).problem
@@ -111,6 +107,23 @@ class Case:
         shapes = self.input_shape, self.weight_shape, self.output_shape
         x, weight, grad_out = (rng.standard_normal(shape, np.dtype(self.dtype).type) for shape in shapes)
         return x, weight, grad_out
+
+    @property
+    def function(self) -> Callable[..., Array]:
+        """convcore's function of one direction; see :meth:`arguments`."""
+        return {
+            "forward": convcore.conv2d,
+            "grad_input": convcore.conv2d_grad_input,
+            "grad_weight": convcore.conv2d_grad_weight,
+        }[self.direction]
+
+    def arguments(self, x: Any, weight: Any, grad_out: Any) -> tuple[Any, ...]:
+        """Return what convcore takes for one direction: two arrays, or their shapes, and a gradient's own shape."""
+        return {
+            "forward": (x, weight),
+            "grad_input": (grad_out, weight, self.input_shape),
+            "grad_weight": (x, grad_out, self.weight_shape),
+        }[self.direction]
 
     def answers(self) -> Iterable[tuple[Any, Array, Array]]:
         """Return what :func:`oracle` yields, kept for the next contender unless it is large."""

@@ -17,21 +17,21 @@ import json
 import math
 import os
 import platform
-import subprocess
+import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from convcore_bench import sections
+from convcore_bench.case import DIRECTIONS, Case
 from convcore_bench.driver import ALLOCATORS
 from convcore_bench.problem_set import Layer, load
-from convcore_bench.rounds import interleave, medians
+from convcore_bench.results import FOLDER
 
-RESULTS = Path(__file__).parent / "results"
-DIRECTIONS = ("forward", "grad_input", "grad_weight")
+import convcore
+
 QUICK = (
     "resnet50/conv1",
     "resnet50/layer1.0.conv2",
@@ -58,7 +58,7 @@ def main() -> None:
         return
     records = []
     for mode in options.allocator.split(","):
-        records += in_child(mode)
+        records += sections.in_child(sys.argv, mode)
     for mode in options.allocator.split(","):
         for batch in options.batch.split(","):
             print_table([r for r in records if r["allocator"] == mode and r["batch"] == int(batch)], mode, batch)
@@ -82,7 +82,7 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.batch = "1"
-    options.json = options.json or RESULTS / ("cpu-quick.json" if options.quick else "cpu.json")
+    options.json = options.json or FOLDER / ("cpu-quick.json" if options.quick else "cpu.json")
     return options
 
 
@@ -91,15 +91,6 @@ def write(path: Path, records: list[dict[str, Any]]) -> None:
     lines = ",\n".join(json.dumps(record) for record in records)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'{{"machine": {json.dumps(machine())},\n"records": [\n{lines}\n]}}\n')
-
-
-def in_child(mode: str) -> list[dict[str, Any]]:
-    """Run this program again under an allocator mode and return its records."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "records.json"
-        environment = os.environ | {"GLIBC_TUNABLES": ALLOCATORS[mode], "OMP_NUM_THREADS": str(os.cpu_count())}
-        subprocess.run([sys.executable, *sys.argv, "--child", str(path)], env=environment, check=True)
-        return [record | {"allocator": mode} for record in json.loads(path.read_text())]
 
 
 def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -123,24 +114,10 @@ def chosen(options: argparse.Namespace) -> Iterable[Layer]:
 
 def compare(layer: Layer, batch: int, direction: str, options: argparse.Namespace) -> dict[str, Any]:
     """Time one direction of one layer: convcore, and PyTorch in both layouts."""
-    import convcore
-
-    shape = (batch, *layer.input_shape[1:])
-    rng = np.random.default_rng(0)
-    x, weight = rng.standard_normal(shape, np.float32), rng.standard_normal(layer.weight_shape, np.float32)
-    grad = rng.standard_normal(convcore.output_shape(shape, weight.shape, **layer.geometry), np.float32)
+    case = Case(layer, batch, direction, accuracy=options.accuracy, threads=os.cpu_count() or 1)
+    time, ratio = sections.against_torch(case, options.budget)
     keywords = layer.geometry | {"accuracy": options.accuracy, "backend": "cpu"}
-    ours = {
-        "forward": lambda: convcore.conv2d(x, weight, **keywords),
-        "grad_input": lambda: convcore.conv2d_grad_input(grad, weight, shape, **keywords),
-        "grad_weight": lambda: convcore.conv2d_grad_weight(x, grad, weight.shape, **keywords),
-    }[direction]
-    candidates = {"convcore": ours, **torch_candidates(x, weight, grad, layer, direction)}
-    times = interleave(candidates, budget=options.budget)
-    median = medians(times)
-    best = min(value for name, value in median.items() if name != "convcore")
-    operands = {"forward": (x, weight), "grad_input": (grad, weight, shape), "grad_weight": (x, grad, weight.shape)}
-    found = convcore.explain(direction, *operands[direction], **keywords)
+    found = convcore.explain(direction, *case.arguments(*case.operands), **keywords)
     return {
         "layer": layer.id,
         "batch": batch,
@@ -155,40 +132,10 @@ def compare(layer: Layer, batch: int, direction: str, options: argparse.Namespac
         ),
         "algorithm": found.algorithm,
         "workspace_bytes": found.workspace_bytes,
-        "gflops": round(found.problem.flops / median["convcore"] * 1e-9, 1),
-        "milliseconds": {name: round(1e3 * value, 4) for name, value in median.items()},
-        "ratio": round(best / median["convcore"], 3),
+        "gflops": round(found.problem.flops / time["convcore"] * 1e-9, 1),
+        "milliseconds": {name: round(1e3 * value, 4) for name, value in time.items()},
+        "ratio": round(ratio, 3),
     }
-
-
-def torch_candidates(x: Any, weight: Any, grad: Any, layer: Layer, direction: str) -> dict[str, Callable[[], Any]]:
-    """Return the same work for PyTorch, with tensors of either layout; uneven padding is added beforehand."""
-    import torch
-
-    (top, bottom), (left, right) = layer.padding
-    padding = (top, left)
-    if (top, left) != (bottom, right):
-        x, padding = np.pad(x, ((0, 0), (0, 0), *layer.padding)), (0, 0)
-    stride, dilation, groups = layer.stride, layer.dilation, layer.groups
-    wanted = [direction == "grad_input", direction == "grad_weight", False]
-    result = {}
-    for name, layout in (("torch NCHW", torch.contiguous_format), ("torch NHWC", torch.channels_last)):
-        tx, tw, tg = (torch.from_numpy(array).contiguous(memory_format=layout) for array in (x, weight, grad))
-        if direction == "forward":
-            result[name] = lambda tx=tx, tw=tw: torch.nn.functional.conv2d(
-                tx, tw, None, stride, padding, dilation, groups
-            )
-        else:
-            result[name] = lambda tx=tx, tw=tw, tg=tg: torch.ops.aten.convolution_backward(
-                tg, tx, tw, None, stride, padding, dilation, False, (0, 0), groups, wanted
-            )
-    return result
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    """Return the geometric mean."""
-    logs = [math.log(value) for value in values]
-    return math.exp(sum(logs) / len(logs))
 
 
 def print_table(records: list[dict[str, Any]], mode: str, batch: str) -> None:
@@ -215,7 +162,7 @@ def print_table(records: list[dict[str, Any]], mode: str, batch: str) -> None:
         cells = []
         for direction in DIRECTIONS:
             ratios = [r["ratio"] for r in records if r["direction"] == direction and belongs(r)]
-            cells.append(f"{geometric_mean(ratios):.2f} ({len(ratios)})" if ratios else "-")
+            cells.append(f"{statistics.geometric_mean(ratios):.2f} ({len(ratios)})" if ratios else "-")
         means.add_row(name, f"{wanted:.1f}", *cells)
     worst = [min((r["ratio"] for r in records if r["direction"] == d), default=math.nan) for d in DIRECTIONS]
     means.add_row("worst layer", "0.85", *(f"{ratio:.2f}" for ratio in worst))
@@ -226,8 +173,6 @@ def print_table(records: list[dict[str, Any]], mode: str, batch: str) -> None:
 def machine() -> dict[str, Any]:
     """Say on what it was measured."""
     import torch
-
-    import convcore
 
     return {
         "processor": platform.processor() or platform.machine(),

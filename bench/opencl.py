@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from convcore_bench.cpu import DIRECTIONS, chosen, geometric_mean
+from convcore_bench.case import DIRECTIONS, Case
+from convcore_bench.cpu import chosen
+from convcore_bench.peers.pytorch import TorchPeer
 from convcore_bench.problem_set import Layer
+from convcore_bench.results import FOLDER
 from convcore_bench.rounds import interleave, medians
 
 import convcore
 from convcore.registry import registry
 from convcore.spi import Backend, Device
 
-RESULTS = Path(__file__).parent / "results"
 #: The geometric mean of the ratio asked for, by peer.
 WANTED = {"cpu": 0.5, "torch CUDA": 0.8}
 
@@ -40,7 +44,7 @@ def main() -> None:
     records = list(measure(backend, options))
     device = devices[0]
     print_table(records, device)
-    path = Path(options.json) if options.json else RESULTS / f"{slug(device)}.json"
+    path = Path(options.json) if options.json else FOLDER / f"{slug(device)}.json"
     path.parent.mkdir(exist_ok=True)
     about = {"device": device.name, "kind": device.kind, **device.detail, "convcore": convcore.__version__}
     path.write_text(json.dumps({"device": about, "records": records}, indent=1) + "\n")
@@ -78,22 +82,21 @@ def measure(backend: Backend, options: argparse.Namespace) -> Iterator[dict[str,
 
 def compare(backend: Backend, layer: Layer, batch: int, direction: str, options: argparse.Namespace) -> dict[str, Any]:
     """Time one direction of one layer on the device and on its peers."""
-    shape = (batch, *layer.input_shape[1:])
-    rng = np.random.default_rng(0)
-    x, weight = rng.standard_normal(shape, np.float32), rng.standard_normal(layer.weight_shape, np.float32)
-    grad = rng.standard_normal(convcore.output_shape(shape, weight.shape, **layer.geometry), np.float32)
-    first, second = {"forward": (x, weight), "grad_input": (grad, weight), "grad_weight": (x, grad)}[direction]
-    result_shape = {"forward": (), "grad_input": (shape,), "grad_weight": (weight.shape,)}[direction]
+    case = Case(layer, batch, direction, threads=os.cpu_count() or 1)
+    first, second, *shape = case.arguments(*case.operands)
     on_device = backend.to_device(first), backend.to_device(second)
     name = f"opencl:{options.device}" if options.device else "opencl"
-    plan = convcore.plan(direction, *on_device, *result_shape, backend=name, **layer.geometry)
-    host = convcore.plan(direction, first, second, *result_shape, backend="cpu", **layer.geometry)
+    plan = convcore.plan(direction, *on_device, *shape, backend=name, **layer.geometry)
+    host = convcore.plan(direction, first, second, *shape, backend="cpu", **layer.geometry)
 
     def run() -> None:
         plan(*on_device)
         backend.synchronize()
 
-    candidates = {"opencl": run, "cpu": lambda: host(first, second), **cuda(x, weight, grad, layer, direction)}
+    candidates = {"opencl": run, "cpu": partial(host, first, second)}
+    cuda = TorchPeer("nchw", "cuda")
+    if not cuda.missing():
+        candidates["torch CUDA"] = cuda.prepare(case).run
     median = medians(interleave(candidates, budget=options.budget))
     return {
         "layer": layer.id,
@@ -104,35 +107,6 @@ def compare(backend: Backend, layer: Layer, batch: int, direction: str, options:
         "milliseconds": {name: 1e3 * value for name, value in median.items()},
         "ratios": {name: value / median["opencl"] for name, value in median.items() if name != "opencl"},
     }
-
-
-def cuda(x: Any, weight: Any, grad: Any, layer: Layer, direction: str) -> dict[str, Callable[[], Any]]:
-    """Return the same work for PyTorch CUDA in float32, TF32 off; nothing where there is no such device."""
-    try:
-        import torch
-    except ImportError:
-        return {}
-    if not torch.cuda.is_available():
-        return {}
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    (top, bottom), (left, right) = layer.padding
-    padding = (top, left)
-    if padding != (bottom, right):
-        x, padding = np.pad(x, ((0, 0), (0, 0), *layer.padding)), (0, 0)
-    tx, tw, tg = (torch.from_numpy(array).cuda() for array in (x, weight, grad))
-    wanted = [direction == "grad_input", direction == "grad_weight", False]
-
-    def run() -> None:
-        if direction == "forward":
-            torch.nn.functional.conv2d(tx, tw, None, layer.stride, padding, layer.dilation, layer.groups)
-        else:
-            torch.ops.aten.convolution_backward(
-                tg, tx, tw, None, layer.stride, padding, layer.dilation, False, (0, 0), layer.groups, wanted
-            )
-        torch.cuda.synchronize()
-
-    return {"torch CUDA": run}
 
 
 def print_table(records: list[dict[str, Any]], device: Device) -> None:
@@ -159,7 +133,7 @@ def print_table(records: list[dict[str, Any]], device: Device) -> None:
             for direction in DIRECTIONS:
                 group = (r for r in records if (r["batch"], r["direction"]) == (batch, direction))
                 ratios = [record["ratios"][peer] for record in group]
-                cells.append(f"{geometric_mean(ratios):.2f} ({len(ratios)})" if ratios else "-")
+                cells.append(f"{statistics.geometric_mean(ratios):.2f} ({len(ratios)})" if ratios else "-")
             means.add_row(peer, str(WANTED[peer]), str(batch), *cells)
     console.print(slow)
     console.print(means)

@@ -23,20 +23,24 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from convcore_bench.case import STEP, Array, Case
 from convcore_bench.driver import ALLOCATORS
-from convcore_bench.problem_set import load
+from convcore_bench.peers.pytorch import TorchPeer
+from convcore_bench.problem_set import Layer, load, parse
+from convcore_bench.results import FOLDER
 from convcore_bench.rounds import interleave, medians
 
+import convcore
+from convcore import select
+
 Record = dict[str, Any]
-RESULTS = Path(__file__).parent / "results"
-DIRECTIONS = ("forward", "grad_input", "grad_weight")
 FLOAT64_LAYERS = (
     "resnet50/layer1.0.conv1",
     "resnet50/layer1.0.conv2",
@@ -56,49 +60,44 @@ DENSE_LAYERS = (
     "unet/conv6",
     "unet/conv8",
 )
-#: Input and weight of layers whose weight is packed once, and the ratio asked for.
+#: Layers whose weight is packed once, and the ratio asked for.
 PACKED = {
-    "512->512 3x3 7x7": ((1, 512, 7, 7), (512, 512, 3, 3), 2.0),
-    "256->256 3x3 14x14": ((1, 256, 14, 14), (256, 256, 3, 3), 1.0),
-    "64->64 3x3 56x56": ((1, 64, 56, 56), (64, 64, 3, 3), 1.0),
-    "512->512 1x1 28x28": ((1, 512, 28, 28), (512, 512, 1, 1), 1.0),
-    "2048->512 1x1 7x7": ((1, 2048, 7, 7), (512, 2048, 1, 1), 1.0),
+    "512->512 3x3 7x7": ("c512 h7 k512 r3 p1", 2.0),
+    "256->256 3x3 14x14": ("c256 h14 k256 r3 p1", 1.0),
+    "64->64 3x3 56x56": ("c64 h56 k64 r3 p1", 1.0),
+    "512->512 1x1 28x28": ("c512 h28 k512 r1", 1.0),
+    "2048->512 1x1 7x7": ("c2048 h7 k512 r1", 1.0),
 }
 BOUNDARIES = ("reflect", "edge", "wrap", "symmetric")
-#: Input, weight, padding and groups of layers whose boundary and whose subnormal numbers are timed.
+#: Layers whose boundary and whose subnormal numbers are timed.
 LAYERS = {
-    "64->64 3x3 56x56": ((1, 64, 56, 56), (64, 64, 3, 3), 1, 1),
-    "depthwise 144 3x3 56x56": ((1, 144, 56, 56), (144, 1, 3, 3), 1, 144),
-    "image 1024x1024 7x7": ((1, 1, 1024, 1024), (1, 1, 7, 7), 3, 1),
+    "64->64 3x3 56x56": parse("c64 h56 k64 r3 p1"),
+    "depthwise 144 3x3 56x56": parse("c144 h56 k144 r3 p1 groups144"),
+    "image 1024x1024 7x7": parse("h1024 r7 p3"),
 }
 #: Calls whose memory is measured: large images, large batches, large weights.
 LARGE = {
-    "image 8192x8192 5x5": ((1, 1, 8192, 8192), (1, 1, 5, 5), 2, 1),
-    "image 4096x4096 31x31": ((1, 1, 4096, 4096), (1, 1, 31, 31), 15, 1),
-    "depthwise 32 3x3 1024x1024": ((1, 32, 1024, 1024), (32, 1, 3, 3), 1, 32),
-    "64->64 3x3 1024x1024": ((1, 64, 1024, 1024), (64, 64, 3, 3), 1, 1),
-    "3->64 7x7 1024x1024": ((1, 3, 1024, 1024), (64, 3, 7, 7), 3, 1),
-    "16 images 64->64 3x3 224x224": ((16, 64, 224, 224), (64, 64, 3, 3), 1, 1),
-    "512->512 3x3 14x14": ((1, 512, 14, 14), (512, 512, 3, 3), 1, 1),
+    "image 8192x8192 5x5": parse("h8192 r5 p2"),
+    "image 4096x4096 31x31": parse("h4096 r31 p15"),
+    "depthwise 32 3x3 1024x1024": parse("c32 h1024 k32 r3 p1 groups32"),
+    "64->64 3x3 1024x1024": parse("c64 h1024 k64 r3 p1"),
+    "3->64 7x7 1024x1024": parse("c3 h1024 k64 r7 p3"),
+    "16 images 64->64 3x3 224x224": parse("n16 c64 h224 k64 r3 p1"),
+    "512->512 3x3 14x14": parse("c512 h14 k512 r3 p1"),
 }
 LEAST_MEMORY = 64_000_000
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure in one child process for each allocator mode, print the tables and write the records."""
-    options = parse(arguments, ",".join(ALLOCATORS))
+    options = parse_options(arguments)
     if options.child:
         Path(options.child).write_text(json.dumps(list(measure(options))))
         return
     records = []
     for mode in options.allocator.split(","):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "records.json"
-            environment = os.environ | {"GLIBC_TUNABLES": ALLOCATORS[mode], "OMP_NUM_THREADS": str(os.cpu_count())}
-            command = [sys.executable, __file__, "--only", options.only, "--budget", str(options.budget)]
-            command += ["--child", str(path), *(["--quick"] if options.quick else [])]
-            subprocess.run(command, env=environment, check=True)
-            found = [record | {"allocator": mode} for record in json.loads(path.read_text())]
+        command = [__file__, "--only", options.only, "--budget", str(options.budget)]
+        found = in_child([*command, *(["--quick"] if options.quick else [])], mode)
         print_tables(found, mode)
         records += found
     path = Path(options.json)
@@ -106,13 +105,22 @@ def main(arguments: list[str] | None = None) -> None:
     path.write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n")
 
 
-def parse(arguments: list[str] | None, allocators: str) -> argparse.Namespace:
+def in_child(command: Sequence[str], mode: str) -> list[Record]:
+    """Run a program's ``--child`` under an allocator mode and return its records."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "records.json"
+        environment = os.environ | {"GLIBC_TUNABLES": ALLOCATORS[mode], "OMP_NUM_THREADS": str(os.cpu_count())}
+        subprocess.run([sys.executable, *command, "--child", str(path)], env=environment, check=True)
+        return [record | {"allocator": mode} for record in json.loads(path.read_text())]
+
+
+def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rows of each section")
-    parser.add_argument("--json", default=RESULTS / "cpu-sections.json", help="write the records to this file")
+    parser.add_argument("--json", default=FOLDER / "cpu-sections.json", help="write the records to this file")
     parser.add_argument("--only", default="", help="sections whose name holds this text")
-    parser.add_argument("--allocator", default=allocators)
+    parser.add_argument("--allocator", default=",".join(ALLOCATORS))
     parser.add_argument("--budget", type=float, default=0.5, help="seconds of rounds for a row")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -136,8 +144,6 @@ def images(options: argparse.Namespace) -> Iterator[Record]:
     """Compare one-channel images with OpenCV's filter2D."""
     import cv2
 
-    import convcore
-
     cv2.setNumThreads(os.cpu_count() or 1)
     rng = np.random.default_rng(0)
     borders = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT_101}
@@ -157,82 +163,51 @@ def images(options: argparse.Namespace) -> Iterator[Record]:
 
 def float64(options: argparse.Namespace) -> Iterator[Record]:
     """Compare dense float64 layers with PyTorch."""
-    from convcore_bench.cpu import torch_candidates
-
-    layers, rng = load(), np.random.default_rng(0)
-    for name in FLOAT64_LAYERS[:3] if options.quick else FLOAT64_LAYERS:
-        layer = layers[name]
-        for direction in DIRECTIONS:
-            x, weight, grad = operands(layer.input_shape, layer.weight_shape, layer.geometry, np.float64, rng)
-            candidates = {
-                "convcore": ours(direction, x, weight, grad, layer.geometry),
-                **torch_candidates(x, weight, grad, layer, direction),
-            }
-            time = medians(interleave(candidates, budget=options.budget))
-            best = min(value for candidate, value in time.items() if candidate != "convcore")
-            yield record(f"{name}, {direction}", 2.0, time, best / time["convcore"])
+    for name, case in cases(network_layers(FLOAT64_LAYERS[: 3 if options.quick else None]), dtype="float64"):
+        time, ratio = against_torch(case, options.budget)
+        yield record(f"{name}, {case.direction}", 2.0, time, ratio)
 
 
 def boundaries(options: argparse.Namespace) -> Iterator[Record]:
     """Compare boundaries of pixels with zeros."""
-    rng = np.random.default_rng(0)
-    for (name, (shape, weight_shape, padding, groups)), direction in product(LAYERS.items(), DIRECTIONS):
-        geometry = {"padding": padding, "groups": groups}
-        arrays = operands(shape, weight_shape, geometry, np.float32, rng)
-        candidates = {
-            boundary: ours(direction, *arrays, geometry | {"boundary": boundary})
-            for boundary in ("constant", *BOUNDARIES[: 1 if options.quick else 4])
-        }
-        time = medians(interleave(candidates, budget=options.budget))
-        for boundary in list(candidates)[1:]:
-            yield record(f"{name}, {direction}, {boundary}", 0.0, time, time["constant"] / time[boundary])
+    others = BOUNDARIES[: 1 if options.quick else 4]
+    for name, case in cases(LAYERS):
+        calls = {boundary: ours(case, case.operands, boundary=boundary) for boundary in ("constant", *others)}
+        time = medians(interleave(calls, budget=options.budget))
+        for boundary in others:
+            yield record(f"{name}, {case.direction}, {boundary}", 0.0, time, time["constant"] / time[boundary])
 
 
 def subnormals(options: argparse.Namespace) -> Iterator[Record]:
     """Compare normal numbers with subnormal ones."""
-    rng = np.random.default_rng(0)
-    for (name, (shape, weight_shape, padding, groups)), direction in product(LAYERS.items(), DIRECTIONS):
-        geometry = {"padding": padding, "groups": groups}
-        arrays = operands(shape, weight_shape, geometry, np.float32, rng)
-        small = [array * np.float32(1e-39) for array in arrays]
-        candidates = {
-            "normal": ours(direction, *arrays, geometry),
-            "subnormal": ours(direction, *small, geometry),
-        }
-        time = medians(interleave(candidates, budget=options.budget))
-        yield record(f"{name}, {direction}", 0.5, time, time["normal"] / time["subnormal"])
+    for name, case in cases(LAYERS):
+        small = [array * np.float32(1e-39) for array in case.operands]
+        calls = {"normal": ours(case, case.operands), "subnormal": ours(case, small)}
+        time = medians(interleave(calls, budget=options.budget))
+        yield record(f"{name}, {case.direction}", 0.5, time, time["normal"] / time["subnormal"])
 
 
 def memory(options: argparse.Namespace) -> Iterator[Record]:
     """Compare the memory a call takes with what it may take; Linux says how much that was."""
     if not Path("/proc/self/clear_refs").exists():
         return
-    rng = np.random.default_rng(0)
-    for name, (shape, weight_shape, padding, groups) in LARGE.items():
-        geometry = {"padding": padding, "groups": groups}
-        x, weight, grad = operands(shape, weight_shape, geometry, np.float32, rng)
-        for direction in DIRECTIONS:
-            call = ours(direction, x, weight, grad, geometry)
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
-            before = resident("VmHWM")
-            result = call()
-            # A workspace kept from an earlier call does not show.
-            extra = max(resident("VmHWM") - before - result.nbytes, planned(direction, x, weight, grad, geometry), 1)
-            allowed = max(LEAST_MEMORY, 2 * (x.nbytes + weight.nbytes + grad.nbytes))
-            yield {
-                "row": f"{name}, {direction}",
-                "wanted": 1.0,
-                "bytes": {"extra": extra, "allowed": allowed},
-                "ratio": round(min(allowed / extra, 1e3), 3),
-            }
-
-
-def planned(direction: str, x: np.ndarray, weight: np.ndarray, grad: np.ndarray, geometry: Mapping[str, Any]) -> int:
-    """Return the workspace that the plan of a call says it has."""
-    import convcore
-
-    given = {"forward": (x, weight), "grad_input": (grad, weight, x.shape), "grad_weight": (x, grad, weight.shape)}
-    return convcore.explain(direction, *given[direction], backend="cpu", **geometry).workspace_bytes
+    for name, case in cases(LARGE):
+        call = ours(case, case.operands)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
+        before = resident("VmHWM")
+        result = call()
+        # A workspace kept from an earlier call does not show.
+        planned = convcore.explain(
+            case.direction, *case.arguments(*case.operands), backend="cpu", **case.layer.geometry
+        )
+        extra = max(resident("VmHWM") - before - result.nbytes, planned.workspace_bytes, 1)
+        allowed = max(LEAST_MEMORY, 2 * sum(array.nbytes for array in case.operands))
+        yield {
+            "row": f"{name}, {case.direction}",
+            "wanted": 1.0,
+            "bytes": {"extra": extra, "allowed": allowed},
+            "ratio": round(min(allowed / extra, 1e3), 3),
+        }
 
 
 def resident(field: str) -> int:
@@ -243,31 +218,17 @@ def resident(field: str) -> int:
 
 def strict(options: argparse.Namespace) -> Iterator[Record]:
     """Compare 3x3 layers of at least 32 channels with PyTorch, held to the error of the direct algorithm."""
-    from convcore_bench.cpu import torch_candidates
-
-    layers, rng = load(), np.random.default_rng(0)
-    for name in DENSE_LAYERS[:2] if options.quick else DENSE_LAYERS:
-        layer = layers[name]
-        for direction in DIRECTIONS:
-            x, weight, grad = operands(layer.input_shape, layer.weight_shape, layer.geometry, np.float32, rng)
-            candidates = {
-                "convcore": ours(direction, x, weight, grad, layer.geometry | {"accuracy": "strict"}),
-                **torch_candidates(x, weight, grad, layer, direction),
-            }
-            time = medians(interleave(candidates, budget=options.budget))
-            best = min(value for name, value in time.items() if name != "convcore")
-            yield record(f"{name} {direction}", 1.2, time, best / time["convcore"])
+    for name, case in cases(network_layers(DENSE_LAYERS[: 2 if options.quick else None]), accuracy="strict"):
+        time, ratio = against_torch(case, options.budget)
+        yield record(f"{name} {case.direction}", 1.2, time, ratio)
 
 
 def packed(options: argparse.Namespace) -> Iterator[Record]:
     """Compare weights as they are with packed ones."""
-    import convcore
-
-    rng = np.random.default_rng(0)
-    for name, (shape, weight_shape, wanted) in list(PACKED.items())[: 2 if options.quick else None]:
-        padding = weight_shape[2] // 2
-        x, weight, _ = operands(shape, weight_shape, {"padding": padding}, np.float32, rng)
-        plan = convcore.plan("forward", shape, weight_shape, padding=padding, backend="cpu")
+    for name, (problem, wanted) in list(PACKED.items())[: 2 if options.quick else None]:
+        case = Case(parse(problem), 1, "forward")
+        x, weight, _ = case.operands
+        plan = convcore.plan("forward", x.shape, weight.shape, backend="cpu", **case.layer.geometry)
         calls = {"as it is": partial(plan, x, weight), "packed": partial(plan, x, plan.pack(weight))}
         time = medians(interleave(calls, budget=options.budget))
         yield record(name, wanted, time, time["as it is"] / time["packed"])
@@ -275,55 +236,46 @@ def packed(options: argparse.Namespace) -> Iterator[Record]:
 
 def threads(options: argparse.Namespace) -> Iterator[Record]:
     """Compare one thread with two."""
-    layers, rng = load(), np.random.default_rng(0)
-    for name in DENSE_LAYERS[:2] if options.quick else DENSE_LAYERS:
-        layer = layers[name]
-        for direction in DIRECTIONS:
-            x, weight, grad = operands(layer.input_shape, layer.weight_shape, layer.geometry, np.float32, rng)
-            calls = {
-                f"{count} thread(s)": limited(count, direction, x, weight, grad, layer.geometry) for count in (1, 2)
-            }
-            time = medians(interleave(calls, budget=options.budget))
-            yield record(f"{name} {direction}", 1.7, time, time["1 thread(s)"] / time["2 thread(s)"])
+    for name, case in cases(network_layers(DENSE_LAYERS[: 2 if options.quick else None])):
+        calls = {f"{count} thread(s)": limited(count, case) for count in (1, 2)}
+        time = medians(interleave(calls, budget=options.budget))
+        yield record(f"{name} {case.direction}", 1.7, time, time["1 thread(s)"] / time["2 thread(s)"])
 
 
-def limited(
-    count: int, direction: str, x: np.ndarray, weight: np.ndarray, grad: np.ndarray, geometry: Mapping[str, Any]
-) -> Callable[[], np.ndarray]:
+def limited(count: int, case: Case) -> Callable[[], Array]:
     """Return a call of a plan that was made for so many threads."""
-    import convcore
-    from convcore import select
-
-    arguments = {"forward": (x, weight), "grad_input": (grad, weight), "grad_weight": (x, grad)}[direction]
-    more = {"forward": (), "grad_input": (x.shape,), "grad_weight": (weight.shape,)}[direction]
+    first, second, *shape = case.arguments(*case.operands)
     select.cache.clear()
     os.environ["CONVCORE_NUM_THREADS"] = str(count)
-    plan = convcore.plan(direction, *arguments, *more, backend="cpu", **geometry)
+    plan = convcore.plan(case.direction, first, second, *shape, backend="cpu", **case.layer.geometry)
     del os.environ["CONVCORE_NUM_THREADS"]
-    return partial(plan, *arguments)
+    return partial(plan, first, second)
 
 
-def operands(
-    shape: tuple[int, ...], weight_shape: tuple[int, ...], geometry: Mapping[str, Any], dtype: Any, rng: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return x, weight and grad_out, of random numbers."""
-    import convcore
-
-    output_shape = convcore.output_shape(shape, weight_shape, **geometry)
-    return tuple(rng.standard_normal(size, dtype) for size in (shape, weight_shape, output_shape))
+def network_layers(names: Sequence[str]) -> dict[str, Layer]:
+    """Return layers of published networks."""
+    layers = load()
+    return {name: layers[name] for name in names}
 
 
-def ours(
-    direction: str, x: np.ndarray, weight: np.ndarray, grad: np.ndarray, geometry: Mapping[str, Any]
-) -> Callable[[], np.ndarray]:
-    """Return a call of one direction of a layer."""
-    import convcore
+def cases(layers: Mapping[str, Layer], **about: Any) -> Iterator[tuple[str, Case]]:
+    """Yield the name and a case of every layer and direction; those of a layer share their operands."""
+    for name, layer in layers.items():
+        for case in Case(layer, layer.input_shape[0], STEP, threads=os.cpu_count() or 1, **about).parts:
+            yield name, case
 
-    return {
-        "forward": partial(convcore.conv2d, x, weight, backend="cpu", **geometry),
-        "grad_input": partial(convcore.conv2d_grad_input, grad, weight, x.shape, backend="cpu", **geometry),
-        "grad_weight": partial(convcore.conv2d_grad_weight, x, grad, weight.shape, backend="cpu", **geometry),
-    }[direction]
+
+def ours(case: Case, operands: Sequence[Array], **keywords: Any) -> Callable[[], Array]:
+    """Return the call of the CPU engine, with a case's operands or others in their place."""
+    keywords |= case.layer.geometry | {"accuracy": case.accuracy, "backend": "cpu"}
+    return partial(case.function, *case.arguments(*operands), **keywords)
+
+
+def against_torch(case: Case, budget: float) -> tuple[dict[str, float], float]:
+    """Return the seconds of convcore and of PyTorch in either layout, and the better layout's over convcore's."""
+    torch = {f"torch {layout.upper()}": TorchPeer(layout, "cpu").prepare(case).run for layout in ("nchw", "nhwc")}
+    time = medians(interleave({"convcore": ours(case, case.operands), **torch}, budget=budget))
+    return time, min(time[layout] for layout in torch) / time["convcore"]
 
 
 def print_tables(records: list[Record], mode: str) -> None:

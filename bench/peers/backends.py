@@ -56,17 +56,13 @@ class BackendPeer(Peer):
         if self.resident:
             x, weight, grad_out = (backend.to_device(array) for array in (x, weight, grad_out))
         keywords = case.layer.geometry | {"accuracy": case.accuracy, "backend": self.backend}
-        operands, function = {
-            "forward": ((x, weight), convcore.conv2d),
-            "grad_input": ((grad_out, weight, case.input_shape), convcore.conv2d_grad_input),
-            "grad_weight": ((x, grad_out, case.weight_shape), convcore.conv2d_grad_weight),
-        }[case.direction]
+        operands = case.arguments(x, weight, grad_out)
         try:
             plan = convcore.plan(case.direction, *operands, **keywords)
         except convcore.UnsupportedProblem as refusal:
             raise Refused(str(refusal)) from refusal
         return Work(
-            run=self._run(function, operands, keywords, backend),
+            run=self._run(case.function, operands, keywords, backend),
             to_numpy=backend.from_device if self.resident else np.asarray,
             algorithm=plan.algorithm,
             detail={"workspace_bytes": plan.workspace_bytes},
