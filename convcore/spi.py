@@ -195,6 +195,35 @@ class Backend(ABC):
     def plan(self, problem: Problem) -> Plan:
         """Choose algorithm, tiles and workspace for a problem that ``supports`` accepted."""
 
+    def candidates(self, problem: Problem) -> Mapping[str, Mapping[str, Any]]:
+        """Name the sets of parameters that may be measured for a problem, what :meth:`plan` would take first.
+
+        Parameters are plain JSON values; the names are for people.  A backend without choices has none, as here.
+        What is measured, and where winners are kept, is the core's business: under ``tune="cached"`` and
+        ``"measure"`` it asks :meth:`plan_with` for a problem whose winner is known, and :meth:`plan` for the rest.
+        """
+        return {}
+
+    def plan_with(self, problem: Problem, parameters: Mapping[str, Any]) -> Plan:
+        """Make the plan that one of :meth:`candidates` stands for.
+
+        They may have been measured for another problem of about the same size.
+
+        Raises
+        ------
+        UnsupportedProblem
+            If they do not fit this problem; :meth:`plan` is asked instead.
+        """
+        raise UnsupportedProblem(f"{self.spec.name} has no parameters to choose, got {dict(parameters)}")
+
+    def fingerprint(self) -> str:
+        """Say what measured choices depend on besides the problem: device, driver and its version, the kernels' hash."""
+        return self.spec.version
+
+    def may_abort(self) -> bool:
+        """Whether a candidate may take its whole process with it, and so must be measured in a child."""
+        return False
+
     def to_device(self, array: np.ndarray[Any, Any]) -> Any:
         """Copy a NumPy array to the device, as one of the spec's ``array_types``."""
         return array
