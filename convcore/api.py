@@ -38,6 +38,7 @@ def conv2d(
     fill_value: complex = 0.0,
     layout: str = "NCHW",
     accuracy: str | None = None,
+    tune: str | None = None,
     backend: Any = None,
     out: Array | None = None,
 ) -> Array:
@@ -65,6 +66,10 @@ def conv2d(
         Memory order of ``x`` and of the result.
     accuracy : "strict", "standard" or "fast", optional
         Which algorithms are allowed; None is "standard".
+    tune : "off", "heuristic", "cached" or "measure", optional
+        What a backend chooses among its algorithms by: a built-in rule, its model, what was measured here before and
+        otherwise its model, or, where nothing was, by measuring now.  "tune" is another word for "measure"; None takes
+        the setting in force, "cached" if nobody chose.
     backend : str or list of str, optional
         A backend that must run this, "name:device", a list in order of preference, or "auto".
     out : array, optional
@@ -84,7 +89,7 @@ def conv2d(
     UnknownBackend, BrokenBackend, NoDevice, UnsupportedProblem
         If no backend runs it (``convcore.errors``).
     """
-    geometry = (stride, padding, dilation, groups, boundary, fill_value, layout, accuracy)
+    geometry = (stride, padding, dilation, groups, boundary, fill_value, layout, accuracy, tune)
     return calls.run("conv2d", (x, weight, bias), geometry, (), backend, out)
 
 
@@ -101,6 +106,7 @@ def conv2d_grad_input(
     fill_value: complex = 0.0,
     layout: str = "NCHW",
     accuracy: str | None = None,
+    tune: str | None = None,
     backend: Any = None,
     out: Array | None = None,
 ) -> Array:
@@ -113,7 +119,7 @@ def conv2d_grad_input(
     weight : array (K, C/groups, R, S)
     input_shape : tuple of 4 int
         The shape of ``x`` as it lies in memory.
-    stride, padding, dilation, groups, boundary, fill_value, layout, accuracy, backend, out
+    stride, padding, dilation, groups, boundary, fill_value, layout, accuracy, tune, backend, out
         As in :func:`conv2d`.
 
     Returns
@@ -125,7 +131,7 @@ def conv2d_grad_input(
     ------
     As :func:`conv2d`.
     """
-    geometry = (stride, padding, dilation, groups, boundary, fill_value, layout, accuracy)
+    geometry = (stride, padding, dilation, groups, boundary, fill_value, layout, accuracy, tune)
     return calls.run("conv2d_grad_input", (grad_out, weight, None), geometry, (input_shape,), backend, out)
 
 
@@ -142,6 +148,7 @@ def conv2d_grad_weight(
     fill_value: complex = 0.0,
     layout: str = "NCHW",
     accuracy: str | None = None,
+    tune: str | None = None,
     backend: Any = None,
     out: Array | None = None,
 ) -> Array:
@@ -153,7 +160,7 @@ def conv2d_grad_weight(
     grad_out : array (N, K, P, Q), or (N, P, Q, K)
     weight_shape : tuple of 4 int
         (K, C/groups, R, S).
-    stride, padding, dilation, groups, boundary, fill_value, layout, accuracy, backend, out
+    stride, padding, dilation, groups, boundary, fill_value, layout, accuracy, tune, backend, out
         As in :func:`conv2d`.
 
     Returns
@@ -164,7 +171,7 @@ def conv2d_grad_weight(
     ------
     As :func:`conv2d`.
     """
-    geometry = (stride, padding, dilation, groups, boundary, fill_value, layout, accuracy)
+    geometry = (stride, padding, dilation, groups, boundary, fill_value, layout, accuracy, tune)
     return calls.run("conv2d_grad_weight", (x, grad_out, None), geometry, (weight_shape,), backend, out)
 
 
@@ -200,6 +207,7 @@ def conv_transpose2d(
     groups: int = 1,
     layout: str = "NCHW",
     accuracy: str | None = None,
+    tune: str | None = None,
     backend: Any = None,
     out: Array | None = None,
 ) -> Array:
@@ -211,7 +219,7 @@ def conv_transpose2d(
     weight : array (C, K/groups, R, S)
         Input channels first: the weight of the correlation whose transpose this is.
     bias : array (K,), optional
-    stride, dilation, groups, layout, accuracy, backend, out
+    stride, dilation, groups, layout, accuracy, tune, backend, out
         As in :func:`conv2d`.
     padding : as in :func:`conv2d`
         Pixels cut from the ends of the whole result; "same" gives in * stride outputs.
@@ -227,7 +235,7 @@ def conv_transpose2d(
     ------
     As :func:`conv2d`.
     """
-    geometry = (stride, padding, dilation, groups, "constant", 0.0, layout, accuracy)
+    geometry = (stride, padding, dilation, groups, "constant", 0.0, layout, accuracy, tune)
     return calls.run("conv_transpose2d", (x, weight, bias), geometry, (output_padding,), backend, out)
 
 
@@ -328,6 +336,7 @@ def corr2d(
     boundary: str = "constant",
     fill_value: complex = 0.0,
     accuracy: str | None = None,
+    tune: str | None = None,
     backend: Any = None,
 ) -> Array:
     """Cross-correlate an image, or every image of a stack, with one two-dimensional kernel.
@@ -336,7 +345,7 @@ def corr2d(
     ----------
     x : array (H, W), (C, H, W) or (N, C, H, W)
     k : array (R, S)
-    stride, padding, dilation, boundary, fill_value, accuracy, backend
+    stride, padding, dilation, boundary, fill_value, accuracy, tune, backend
         As in :func:`conv2d`; the default is the valid part only.
 
     Returns
@@ -347,7 +356,7 @@ def corr2d(
     ------
     As :func:`conv2d`.
     """
-    return _corr2d("corr2d", x, k, stride, padding, dilation, boundary, fill_value, accuracy, backend)
+    return _corr2d("corr2d", x, k, stride, padding, dilation, boundary, fill_value, accuracy, tune, backend)
 
 
 def convolve2d(
@@ -360,6 +369,7 @@ def convolve2d(
     boundary: str = "constant",
     fill_value: complex = 0.0,
     accuracy: str | None = None,
+    tune: str | None = None,
     backend: Any = None,
 ) -> Array:
     """Convolve an image, or every image of a stack, with one kernel: :func:`corr2d` with ``k`` flipped on both axes.
@@ -371,7 +381,9 @@ def convolve2d(
         raise TypeError(
             f"convolve2d: `k` must be a NumPy array to be flipped, got {normalise.array_type(k)}; use corr2d"
         )
-    return _corr2d("convolve2d", x, np.flip(k), stride, padding, dilation, boundary, fill_value, accuracy, backend)
+    return _corr2d(
+        "convolve2d", x, np.flip(k), stride, padding, dilation, boundary, fill_value, accuracy, tune, backend
+    )
 
 
 def _corr2d(
@@ -384,11 +396,12 @@ def _corr2d(
     boundary: str,
     fill_value: complex,
     accuracy: str | None,
+    tune: str | None,
     backend: Any,
 ) -> Array:
     x, k = normalise.as_array(fn, "x", x), normalise.as_array(fn, "k", k)
     images, weight = normalise.as_images(fn, x, k)
-    geometry = (stride, padding, dilation, 1, boundary, fill_value, "NCHW", accuracy)
+    geometry = (stride, padding, dilation, 1, boundary, fill_value, "NCHW", accuracy, tune)
     y = calls.run(fn, (images, weight, None), geometry, (), backend, None)
     return y.reshape((*x.shape[:-2], *y.shape[-2:]))
 
@@ -632,7 +645,9 @@ def plan(op: str, *operands: Any, dtype: Any = None, backend: Any = None, **keyw
 def explain(op: str, *operands: Any, dtype: Any = None, backend: Any = None, **keywords: Any) -> select.Explanation:
     """Say which backend and algorithm a call would use, every candidate's reason, and whose setting decides.
 
-    Parameters are those of :func:`plan`.  Nothing is computed, and a problem that every backend
-    refuses is explained, not raised.
+    Parameters are those of :func:`plan`.  Nothing is computed, unless ``tune="measure"`` asks for a choice that is
+    not stored yet, and a problem that every backend refuses is explained, not raised.
     """
-    return select.explain(calls.problem_of("explain", op, operands, dtype, keywords), config.current(backend))
+    tuning = config.tuning(keywords.get("tune"))
+    problem = calls.problem_of("explain", op, operands, dtype, keywords)
+    return select.explain(problem, config.current(backend), tuning.source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +67,8 @@ def run(fn: str, operands: Operands, geometry: tuple[Any, ...], extra: tuple[Any
 def call_key(fn: str, operands: Operands, geometry: tuple[Any, ...], extra: tuple[Any, ...], backend: Any) -> Any:
     """Return a key equal for calls that need the same plan, or None for arguments that are not plain.
 
-    Everything a plan depends on is in it, the settings that may choose the backend too.
+    Everything the user may choose a plan by is in it, the settings that may choose the backend too; variables of
+    tuning and of an engine are read when a plan is made.
     marshal tells 1 from 1.0 and True, which are equal to a dict; its version 2 does not depend
     on reference counts.
     """
@@ -99,7 +101,7 @@ def first_plan(
         for name, value in zip(function.arrays, operands, strict=False)
     ]
     sizes = [_describe(fn, name, array) for name, array in zip(function.arrays, arrays, strict=True)]
-    plan = select.make_plan(function.describe(fn, *sizes, *extra, Geometry(*geometry)), setting)
+    plan = select.make_plan(function.describe(fn, *sizes, *extra, _tuned(Geometry(*geometry))), setting)
     arrays += [None] * (len(operands) - len(arrays))
     # Arguments that had to be converted must be converted, and checked, every time.
     if key is not None and all(array is value for array, value in zip(arrays, operands, strict=True)):
@@ -121,7 +123,12 @@ def problem_of(fn: str, op: str, operands: tuple[Any, ...], dtype: Any, keywords
         if key not in given:
             raise TypeError(f"{fn}: {op} needs `{key}`")
     sizes = [_describe(name, key, given[key], np.float32 if dtype is None else dtype) for key in arrays]
-    return describe(name, *sizes, *(given[key] for key in extra), Geometry(**keywords))
+    return describe(name, *sizes, *(given[key] for key in extra), _tuned(Geometry(**keywords)))
+
+
+def _tuned(geometry: Geometry) -> Geometry:
+    """Fill in the tuning that applies where the call does not choose it; its variable costs too much for every call."""
+    return replace(geometry, tune=config.tuning(geometry.tune).word)
 
 
 def _describe(fn: str, name: str, value: Any, shape_dtype: Any = None) -> Operand | None:

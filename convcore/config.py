@@ -1,9 +1,10 @@
-"""Where the choice of a backend comes from when the call does not make it.
+"""Where the choice of a backend, and of its tuning, comes from when the call does not make it.
 
 Precedence: call argument > ``use()`` > ``set_backend()`` > ``CONVCORE_BACKEND`` > project file
 (``convcore.toml``, or ``[tool.convcore]`` in ``pyproject.toml``, in the working directory or
-nearest above it) > user file > built-in order.  The files are read once for a process, and an
-error in one names its line.
+nearest above it) > user file > built-in order.  For the tuning: call argument > ``CONVCORE_TUNE`` >
+project file > user file > "cached".  The files are read once for a process, and an error in one
+names its line.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,11 @@ from typing import Any
 
 from convcore.errors import ConfigError
 from convcore.normalise import did_you_mean
+from convcore.problem import TUNES
 from convcore.registry import BUILTIN_ORDER
 
-VARIABLE = "CONVCORE_BACKEND"
+VARIABLE, TUNE_VARIABLE = "CONVCORE_BACKEND", "CONVCORE_TUNE"
 AUTO = "auto"
-_KEYS = ("backend",)
 #: The files of a project in the order of their rank, and where in each the table of convcore is.
 _PROJECT_FILES = {"convcore.toml": (), "pyproject.toml": ("tool", "convcore")}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -54,6 +55,17 @@ class Setting:
 
 BUILTIN = Setting(BUILTIN_ORDER, "built-in order")
 
+
+@dataclass(frozen=True)
+class Tuning:
+    """How far a backend goes to find out what is fast (:attr:`Problem.tune`), and where that choice came from."""
+
+    word: str
+    source: str
+
+
+DEFAULT_TUNING = Tuning("cached", "default")
+
 #: The innermost ``with use(...)`` of this thread or task.
 scope: ContextVar[Setting | None] = ContextVar("convcore_backend", default=None)
 #: What ``set_backend()`` chose.
@@ -71,6 +83,17 @@ def parse(value: Any, source: str) -> Setting:
     if AUTO in names and len(names) > 1:
         raise ConfigError(f"{source}: 'auto' stands alone, got {value!r}")
     return Setting(names, source)
+
+
+def parse_tune(value: Any, source: str) -> Tuning:
+    """Return the tuning that "off", "heuristic", "cached", "measure" or "tune" stands for."""
+    if not isinstance(value, str) or value not in TUNES:
+        hint = did_you_mean(value, TUNES)
+        raise ConfigError(f"{source}: `tune` must be one of {', '.join(TUNES)}, got {value!r}{hint}")
+    return Tuning(TUNES[value], source)
+
+
+_PARSERS: dict[str, Callable[[Any, str], Any]] = {"backend": parse, "tune": parse_tune}
 
 
 def parse_bool(name: str, text: str) -> bool:
@@ -100,7 +123,16 @@ def resolve(argument: Any, chosen: Setting | None, variable: str | None) -> Sett
         return chosen
     if variable:
         return parse(variable, VARIABLE)
-    return from_files() or BUILTIN
+    return from_files("backend") or BUILTIN
+
+
+def tuning(argument: Any = None) -> Tuning:
+    """Return the tuning that applies here and now; ``normalise`` checks a call's argument."""
+    if argument is not None:
+        return Tuning(argument, "call argument")
+    if variable := os.environ.get(TUNE_VARIABLE):
+        return parse_tune(variable, TUNE_VARIABLE)
+    return from_files("tune") or DEFAULT_TUNING
 
 
 def set_process(setting: Setting | None) -> None:
@@ -115,15 +147,15 @@ def reload() -> None:
 
 
 @functools.cache
-def from_files() -> Setting | None:
-    """Return the setting of the project file, else of the user file, else None."""
+def from_files(key: str) -> Any:
+    """Return what the project file says of "backend" or "tune", else the user file, else None."""
     for file in _files():
-        for key in file.table:
-            if key not in _KEYS:
-                hint = did_you_mean(key, _KEYS)
-                raise ConfigError(f"{file.line_of(key)}: unknown key {key!r}{hint}; known: {', '.join(_KEYS)}")
-        if "backend" in file.table:
-            return parse(file.table["backend"], file.line_of("backend"))
+        for found in file.table:
+            if found not in _PARSERS:
+                hint = did_you_mean(found, _PARSERS)
+                raise ConfigError(f"{file.line_of(found)}: unknown key {found!r}{hint}; known: {', '.join(_PARSERS)}")
+        if key in file.table:
+            return _PARSERS[key](file.table[key], file.line_of(key))
     return None
 
 

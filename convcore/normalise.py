@@ -15,6 +15,7 @@ from convcore.problem import (
     BOUNDARIES,
     HOST_ARRAY,
     LAYOUTS,
+    TUNES,
     Op,
     Padding,
     Pair,
@@ -53,6 +54,7 @@ class Geometry:
     fill_value: Any = 0.0
     layout: Any = "NCHW"
     accuracy: Any = None
+    tune: Any = None
     algorithm: Any = None
     workspace_limit: Any = None
 
@@ -273,6 +275,7 @@ def grad_bias(fn: str, grad_out: Operand, geometry: Geometry) -> Problem:
         shape,
         groups=channels,
         layout=layout,
+        tune=_tune(fn, geometry),
         dtypes=(grad_out.dtype, grad_out.dtype),
         result_dtype=result_dtype(fn, grad_out, grad_out),
         arrays=grad_out.arrays,
@@ -467,9 +470,14 @@ def _settings(fn: str, geometry: Geometry) -> dict[str, Any]:
         "boundary": word(fn, "boundary", geometry.boundary, BOUNDARIES),
         "layout": word(fn, "layout", geometry.layout, LAYOUTS),
         "accuracy": "standard" if geometry.accuracy is None else word(fn, "accuracy", geometry.accuracy, ACCURACIES),
+        "tune": _tune(fn, geometry),
         "algorithm": geometry.algorithm,
         "workspace_limit": None if limit is None else integer(fn, "workspace_limit", limit, 0),
     }
+
+
+def _tune(fn: str, geometry: Geometry) -> str:
+    return "cached" if geometry.tune is None else TUNES[word(fn, "tune", geometry.tune, TUNES)]
 
 
 def _fill_value(fn: str, settings: dict[str, Any], dtype: np.dtype[Any], value: Any) -> complex:

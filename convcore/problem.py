@@ -25,6 +25,8 @@ POOL_OPS: tuple[Op, ...] = ("max_pool", "max_pool_grad")
 BOUNDARIES = ("constant", "reflect", "edge", "wrap", "symmetric")
 LAYOUTS = ("NCHW", "NHWC")
 ACCURACIES = ("strict", "standard", "fast")
+#: How far a backend goes to find out what is fast; what users may write, and what a problem then says.
+TUNES = {word: word for word in ("off", "heuristic", "cached", "measure")} | {"tune": "measure"}
 #: What a problem may ask for beyond one kernel on the pixels of an image; see :attr:`Problem.features`.
 FEATURES = ("padding", "stride", "bias", "dilation", "groups", "fill_value", "output_padding", "mixed_integers")
 HOST_ARRAY = "numpy.ndarray"
@@ -86,6 +88,11 @@ class Problem:
         Whether a bias, shaped (result channels,), is added.
     accuracy : str
         "strict", "standard" or "fast": which algorithms the caller allows.
+    tune : str
+        By what a backend may choose among its algorithms, tiles and other parameters: "off", its built-in rule, no
+        table and no file; "heuristic", its model and the tables it ships; "cached", the user's file of measured
+        choices where that has an entry, else as "heuristic"; "measure", as "cached", but where there is no entry
+        candidates are measured now and the winner is stored.  Never which results are right.
     algorithm : str or None
         An algorithm named by the caller: it runs, or the backend refuses.
     workspace_limit : int or None
@@ -109,6 +116,7 @@ class Problem:
     result_dtype: np.dtype[Any] = _FLOAT32
     bias: bool = False
     accuracy: str = "standard"
+    tune: str = "cached"
     algorithm: str | None = None
     workspace_limit: int | None = None
     arrays: str = HOST_ARRAY

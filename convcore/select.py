@@ -72,6 +72,8 @@ class Explanation:
         Scratch memory the plan would use, in bytes.
     notes : str
         What the backend says of its choice.
+    tune_source : str
+        Where the tuning, ``problem.tune``, came from.
     """
 
     problem: Problem
@@ -82,6 +84,7 @@ class Explanation:
     algorithm: str | None = None
     workspace_bytes: int = 0
     notes: str = ""
+    tune_source: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the explanation as plain JSON types."""
@@ -90,6 +93,7 @@ class Explanation:
             "problem": problem | {"flops": self.problem.flops, "bytes": self.problem.bytes},
             "setting": self.setting,
             "source": self.source,
+            "tune_source": self.tune_source,
             "candidates": [{"name": c.name, "reason": c.reason} for c in self.candidates],
             "chosen": self.chosen,
             "algorithm": self.algorithm,
@@ -108,6 +112,8 @@ class Explanation:
         for c in self.candidates:
             verdict = c.reason or ("runs" if c.name == self.chosen else "accepts")
             lines.append(f"  {c.name}: {verdict}")
+        if self.tune_source:
+            lines.append(f"tune: {p.tune} (from {self.tune_source})")
         if self.algorithm is not None:
             lines.append(f"algorithm: {self.algorithm}, workspace {self.workspace_bytes} bytes")
         if self.notes:
@@ -246,12 +252,13 @@ def refusal(selection: Selection) -> NoDevice | UnsupportedProblem:
     )
 
 
-def explain(problem: Problem, setting: Setting) -> Explanation:
+def explain(problem: Problem, setting: Setting, tune_source: str = "") -> Explanation:
     """Say what :func:`make_plan` would choose, without raising when everybody refuses."""
     selection = select(problem, setting)
     heard = {candidate.name for candidate in selection.candidates}
     later = tuple(consider(name, problem, setting) for name in candidate_names(setting) if name not in heard)
-    found = Explanation(problem, str(setting), setting.source, selection.candidates + later, selection.chosen)
+    candidates = selection.candidates + later
+    found = Explanation(problem, str(setting), setting.source, candidates, selection.chosen, tune_source=tune_source)
     if selection.chosen is None:
         return found
     plan = plan_for(selection.chosen, problem)

@@ -32,7 +32,7 @@ GEOMETRIES = [
 ]
 OTHER_GEOMETRIES = [
     {},
-    {"padding": 2, "boundary": "edge", "backend": "numpy"},
+    {"padding": 2, "boundary": "edge", "tune": "off", "backend": "numpy"},
     {"padding": "full", "boundary": "symmetric", "groups": 4, "accuracy": "strict", "backend": ["cpu", "numpy"]},
 ]
 
@@ -144,8 +144,8 @@ def slope(library, loss, k):
         (
             lambda adapter, array: adapter.corr2d(array(np.ones((5, 5))), array(np.ones((2, 2))), groups=1),
             ValueError,
-            "corr2d: `keyword` must be one of stride, padding, dilation, boundary, fill_value, accuracy, backend, "
-            "got 'groups'",
+            "corr2d: `keyword` must be one of stride, padding, dilation, boundary, fill_value, accuracy, tune, "
+            "backend, got 'groups'",
         ),
         (
             lambda adapter, array: adapter.conv2d(
@@ -153,7 +153,7 @@ def slope(library, loss, k):
             ),
             ValueError,
             "conv2d: `keyword` must be one of stride, padding, dilation, groups, boundary, fill_value, layout, "
-            "accuracy, backend, got 'out'; did you mean 'layout'?",
+            "accuracy, tune, backend, got 'out'; did you mean 'layout'?",
         ),
         (
             lambda adapter, array: adapter.conv2d(
@@ -266,7 +266,7 @@ def test_torch_gradcheck_of_complex_numbers():
 
 def test_torch_opcheck():
     geometry = {"stride": [2, 1], "padding": [1, 0, 2, 1], "dilation": [1, 2], "groups": 2, "boundary": "edge"}
-    geometry |= {"fill_value": 0.0, "layout": "NCHW", "accuracy": None, "backend": "cpu"}
+    geometry |= {"fill_value": 0.0, "layout": "NCHW", "accuracy": None, "tune": None, "backend": "cpu"}
     x, w, b = tensors(operands(geometry))
     ops = torch.ops.convcore
     y = ops.conv2d(x, w, b, **geometry).detach().requires_grad_()

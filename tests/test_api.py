@@ -12,7 +12,7 @@ from scipy.signal import correlate2d as scipy_correlate2d
 import convcore
 
 RNG = np.random.default_rng(7)
-GEOMETRY = ("stride", "padding", "dilation", "groups", "boundary", "fill_value", "layout", "accuracy")
+GEOMETRY = ("stride", "padding", "dilation", "groups", "boundary", "fill_value", "layout", "accuracy", "tune")
 
 
 @pytest.fixture(autouse=True, params=["numpy", "cpu", "opencl"])

@@ -313,7 +313,7 @@ BAD_OTHERS = {
         lambda: convcore.explain("grad_bias", X, strides=2),
         ValueError,
         "explain: `keyword` must be one of grad_out, stride, padding, dilation, groups, boundary, fill_value, layout, "
-        "accuracy, algorithm, workspace_limit, got 'strides'; did you mean 'stride'?",
+        "accuracy, tune, algorithm, workspace_limit, got 'strides'; did you mean 'stride'?",
     ),
     "max_pool2d: padding": (
         lambda: convcore.max_pool2d(X, 2, padding=(0, 2)),

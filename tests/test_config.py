@@ -3,6 +3,7 @@
 import os
 import re
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,8 @@ from convcore import config
 
 ONE_NAME = "`backend` must be a name or a list of names, got "
 NOT_TOML = "is not TOML: "  # what follows differs between versions of Python
-SOME = "; known: backend"
+SOME = "; known: backend, tune"
+WORDS = "`tune` must be one of off, heuristic, cached, measure, tune, got "
 
 # What the file holds, the line that is to blame, and what is said of it.
 WRONG = {
@@ -38,6 +40,8 @@ WRONG = {
     "table": (b'\n[backend]\nname = "cpu"\n', 2, ONE_NAME + "{'name': 'cpu'}"),
     "empty": (b'backend = ""', 1, "`backend` must not hold an empty name, got ''"),
     "comma at the end": (b"backend = 'cpu,'", 1, "`backend` must not hold an empty name, got 'cpu,'"),
+    "unknown word": (b"tune = 'measured'", 1, f"{WORDS}'measured'; did you mean 'measure'?"),
+    "tuning as truth": (b"backend = 'cpu'\ntune = false", 2, f"{WORDS}False"),
     "auto and more": (b"backend = ['auto', 'cpu']", 1, "'auto' stands alone, got ['auto', 'cpu']"),
 }
 
@@ -46,6 +50,7 @@ WRONG = {
 def clean_settings(monkeypatch, tmp_path):
     """No setting from outside, and none left behind."""
     monkeypatch.delenv(config.VARIABLE, raising=False)
+    monkeypatch.delenv(config.TUNE_VARIABLE, raising=False)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
@@ -60,7 +65,7 @@ def error_of(file, content, error=convcore.ConfigError):
     file.write_bytes(content)
     config.reload()
     with pytest.raises(error) as caught:
-        config.current()
+        config.tuning() if b"tune" in content else config.current()
     assert caught.value.__cause__ is None
     return str(caught.value)
 
@@ -189,6 +194,46 @@ def test_any_content_is_a_setting_or_one_sentence(tmp_path, content):
         said = str(error)
     line = re.match(rf"{re.escape(str(file))}, line (\d+): .+\Z", said)
     assert 1 <= int(line[1]) <= content.count("\n") + 1 if line else re.fullmatch(r"[^/ ]+", said), said
+
+
+class TestTune:
+    def in_force(self, **keywords):
+        found = convcore.explain("forward", (1, 1, 4, 4), (1, 1, 2, 2), backend="numpy", **keywords)
+        assert found.to_dict()["problem"]["tune"] == found.problem.tune
+        assert found.to_dict()["tune_source"] == found.tune_source
+        assert f"\ntune: {found.problem.tune} (from {found.tune_source})\n" in str(found)
+        return found.problem.tune, found.tune_source
+
+    def test_precedence(self, tmp_path, monkeypatch):
+        assert self.in_force() == ("cached", "default")
+        user, project = user_file(tmp_path), tmp_path / "work" / "pyproject.toml"
+        user.parent.mkdir(parents=True)
+        user.write_text("backend = 'cpu'\ntune = 'heuristic'")
+        config.reload()
+        assert self.in_force() == ("heuristic", f"{user}, line 2")
+        project.write_text("[tool.convcore]\ntune = 'off'")
+        config.reload()
+        assert self.in_force() == ("off", f"{project}, line 2")
+        assert convcore.get_backend() == "cpu"
+        monkeypatch.setenv(config.TUNE_VARIABLE, "tune")
+        assert self.in_force() == ("measure", "CONVCORE_TUNE")
+        assert self.in_force(tune="cached") == ("cached", "call argument")
+        assert self.in_force(tune=None) == ("measure", "CONVCORE_TUNE")
+
+    @pytest.mark.parametrize("word", ["off", "heuristic", "cached", "measure", "tune"])
+    def test_words(self, word):
+        assert self.in_force(tune=word)[0] == {"tune": "measure"}.get(word, word)
+
+    def test_a_wrong_word_in_the_variable(self, monkeypatch):
+        monkeypatch.setenv(config.TUNE_VARIABLE, "auto")
+        with pytest.raises(convcore.ConfigError) as caught:
+            convcore.plan("forward", (1, 1, 4, 4), (1, 1, 2, 2))
+        assert str(caught.value) == f"CONVCORE_TUNE: {WORDS}'auto'"
+
+    def test_a_wrong_word_in_a_call(self):
+        said = f"conv2d: {WORDS}'caches'; did you mean 'cached'?"
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+            convcore.conv2d(np.zeros((1, 1, 4, 4)), np.zeros((1, 1, 2, 2)), tune="caches")
 
 
 class TestVariables:

@@ -21,6 +21,7 @@ W = np.array([[[[1, -1]]]], np.float32)
 def clean_settings(monkeypatch, tmp_path):
     """No setting from outside, and none left behind."""
     monkeypatch.delenv(config.VARIABLE, raising=False)
+    monkeypatch.delenv(config.TUNE_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     config.reload()
@@ -180,6 +181,42 @@ class TestPrecedence:
         with pytest.raises(RuntimeError), convcore.use("numpy"):
             raise RuntimeError
         assert convcore.get_backend() == "cpu,opencl,numpy"
+
+
+X4, W4 = X.reshape(1, 2, 4, 6), W.reshape(1, 2, 1, 1)
+
+
+class TestTune:
+    """Each function hands the tuning to the plan; the variable is read when a plan is made."""
+
+    CALLS = (
+        lambda **k: convcore.conv2d(X4, W4, **k),
+        lambda **k: convcore.conv2d_grad_input(X4[:, :1], W4, X4.shape, **k),
+        lambda **k: convcore.conv2d_grad_weight(X4, X4[:, :1], W4.shape, **k),
+        lambda **k: convcore.conv_transpose2d(X4[:, :1], W4, **k),
+        lambda **k: convcore.corr2d(X[0, 0], W[0, 0], **k),
+        lambda **k: convcore.convolve2d(X[0, 0], W[0, 0], **k),
+        lambda **k: convcore.plan("grad_bias", X4, **k)(X4),
+    )
+
+    @pytest.fixture
+    def words(self, add, monkeypatch):
+        seen = []
+        planned = lambda self, problem: seen.append(problem.tune) or ConstantPlan(problem, 0)  # noqa: E731
+        monkeypatch.setitem(globals(), "Tuned", type("Tuned", (Fake,), {"plan": planned}))
+        add("tuned", plugin(spec("tuned", globals()["Tuned"])))
+        return seen
+
+    @pytest.mark.parametrize("call", CALLS)
+    def test_of_a_call(self, words, call, monkeypatch):
+        call(backend="tuned")
+        call(backend="tuned", tune="tune")
+        call(backend="tuned", tune="measure")
+        monkeypatch.setenv("CONVCORE_TUNE", "off")
+        select.cache.clear()
+        call(backend="tuned")
+        call(backend="tuned", tune="heuristic")
+        assert words == ["cached", "measure", "off", "heuristic"]
 
 
 class TestNamed:

@@ -26,6 +26,7 @@ class Geometry(TypedDict, total=False):
     fill_value: complex
     layout: str
     accuracy: str | None
+    tune: str | None
     backend: Any
 
 

@@ -16,7 +16,7 @@ with needs("torch"):
 
 SCHEMA = (
     "*, int[] stride, int[] padding, int[] dilation, int groups, str boundary, Scalar fill_value, str layout, "
-    "str? accuracy, str? backend"
+    "str? accuracy, str? tune, str? backend"
 )
 
 # ---------------------------------------------------------------- the operators
@@ -132,6 +132,7 @@ def resolved(fn: str, input_shape: Any, weight_shape: Any, geometry: Geometry) -
         "fill_value": geometry.get("fill_value", 0.0),
         "layout": layout,
         "accuracy": geometry.get("accuracy"),
+        "tune": geometry.get("tune"),
         "backend": ",".join(backend) if isinstance(backend, list | tuple) else backend,
     }
 

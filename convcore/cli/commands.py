@@ -127,6 +127,7 @@ def explain(
     layout: Annotated[str, typer.Option(help="NCHW or NHWC.")] = "NCHW",
     dtype: Annotated[str, typer.Option(help="NumPy's name of the operands' dtype.")] = "float32",
     accuracy: Annotated[str | None, typer.Option(help="strict, standard or fast.")] = None,
+    tune: Annotated[str | None, typer.Option(help="off, heuristic, cached or measure.")] = None,
     algorithm: Annotated[str | None, typer.Option(help="An algorithm that must run.")] = None,
     backend: BackendOption = None,
     as_json: JsonOption = False,
@@ -151,7 +152,7 @@ def explain(
         raise ValueError(f"OP must be one of {', '.join(operands)}, got {op!r}")
     keywords = {"layout": layout} if op == "grad_bias" else geometry | {"boundary": boundary, "accuracy": accuracy}
     explanation = convcore.explain(
-        op, *operands[op], dtype=_dtype(dtype), backend=backend, algorithm=algorithm, **keywords
+        op, *operands[op], dtype=_dtype(dtype), backend=backend, algorithm=algorithm, tune=tune, **keywords
     )
     print(json.dumps(explanation.to_dict(), indent=2) if as_json else explanation)
 
