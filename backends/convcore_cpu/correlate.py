@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import product
 
 import numpy as np
@@ -54,6 +55,20 @@ class Direction:
     negated: tuple[int, int]
     watch_nan: bool
     folded: bool = False
+
+    def tables(self, kernel: MicroKernel) -> dict[str, np.ndarray]:
+        """Return the tables of the rows of a micro-kernel's tiles, which are those of every gather."""
+        if kernel not in self._tables:
+            self._tables[kernel] = {
+                "a_row": padded(np.arange(len(self.rows)) * self.weight_row, kernel.rows),
+                "out_row": padded(self.rows, kernel.rows),
+                "tile_row": np.arange(kernel.rows) * kernel.columns,
+            }
+        return self._tables[kernel]
+
+    @cached_property
+    def _tables(self) -> dict[MicroKernel, dict[str, np.ndarray]]:
+        return {}
 
 
 def forward(layout: Layout) -> Program:
@@ -197,15 +212,15 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
 
     def kernels(planes: Planes, fits: bool) -> tuple[list[MicroKernel], float]:
         """Return one for each gather, or none at all."""
+
+        @cache
+        def of_pixels(pixels: int) -> tuple[float, MicroKernel | None]:
+            rows = len(direction.rows)
+            return outer_kernel(layout.micro_kernels, rows, pixels, fits=fits, a_stride=direction.weight_row)
+
         found, cycles = [], 0.0
         for gather in direction.gathers:
-            per_term, kernel = outer_kernel(
-                layout.micro_kernels,
-                len(direction.rows),
-                gather.pixels(planes),
-                fits=fits,
-                a_stride=direction.weight_row,
-            )
+            per_term, kernel = of_pixels(gather.pixels(planes))
             if kernel is None:
                 return [], cycles
             found.append(kernel)
@@ -250,13 +265,7 @@ def correlate_steps(
         "tiles": tiles,
     }
     inside = _inside(gather, direction.lines, direction.columns) if direction.watch_nan else np.empty((0, 4), np.int64)
-    tables = {
-        "offsets": offsets,
-        "a_row": padded(np.arange(rows) * direction.weight_row, kernel.rows),
-        "out_row": padded(direction.rows, kernel.rows),
-        "tile_row": np.arange(kernel.rows) * kernel.columns,
-        "inside": np.tile(inside, (len(terms), 1)),
-    }
+    tables = {"offsets": offsets, "inside": np.tile(inside, (len(terms), 1)), **direction.tables(kernel)}
     return (
         Step(f"correlate_{layout.type}", layout.groups * tiles * row_tasks, sizes, True, kernel.name, tables),
         Step(f"exact_{layout.type}", layout.groups * rows * gather.lines, sizes, True, kernel.name, tables),

@@ -326,7 +326,7 @@ class Layout:
             tables |= {"line_of": outside[0], "column_of": outside[1]}
         tasks = images * channels * len(lines) * len(columns) * blocks
         planes = images * channels * (self.images if per_image else 1)
-        self.packed_elements += planes * int(lines[:, 0].sum() * columns[:, 0].sum())
+        self.packed_elements += planes * sum(lines[:, 0].tolist()) * sum(columns[:, 0].tolist())
         turn = self.turn if self.is_direct(operand) and self.type != "i64" else ""
         task = f"pack_{self.source(operand)}_{self.type}"
         return Step(task, tasks, sizes, per_image, tables=tables, transform=turn)

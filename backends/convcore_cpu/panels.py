@@ -7,6 +7,7 @@ that none between two lines is computed, and that the weight is read at even ste
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -79,9 +80,10 @@ def _program(layout: Layout, direction: Direction) -> Program:
     rows = len(direction.rows)
     packing_rows: list[Step] = []
     steps, exact, names, cycles = [], [], [], 0.0
+    kernel_of = cache(lambda pixels: panel_kernel(layout.micro_kernels, rows, layout.batch * pixels))
     for gather in direction.gathers:
         pixels = gather.lines * gather.width
-        kernel, kernel_cycles = panel_kernel(layout.micro_kernels, rows, layout.batch * pixels)
+        kernel, kernel_cycles = kernel_of(pixels)
         a = _terms(layout, direction, gather, kernel, places)
         packing_rows += a.packing
         step, terms = _step(layout, direction, planes, gather, kernel, a, places)
@@ -237,12 +239,8 @@ def _step(
         "sums_offset": panels,
         "may_overrun": int(planes.buffer == WORKSPACE),
     }
-    tables = {
-        "offsets": (np.arange(at_once)[:, None] * planes.channel + taps).ravel(),
-        "a_row": a.rows,
-        "out_row": padded(direction.rows, kernel.rows),
-        "tile_row": np.arange(kernel.rows) * kernel.columns,
-    }
+    offsets = (np.arange(at_once)[:, None] * planes.channel + taps).ravel()
+    tables = direction.tables(kernel) | {"offsets": offsets, "a_row": a.rows}
     collect = next(row for row in reversed(layout.micro_kernels) if row.algorithm == "collect")
     tasks = layout.groups * tile_tasks * row_tasks
     return Step(f"panels_{layout.type}", tasks, sizes, False, kernel.name, tables, collect.name), channels * len(taps)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -119,13 +121,52 @@ class Patch:
     columns: int
 
 
+class Cut(NamedTuple):
+    """A range in ``pieces`` of ``size`` lines or columns, the last one shorter, or if that is 0 in equal ones."""
+
+    first: int
+    last: int
+    pieces: int
+    size: int = 0
+
+    @classmethod
+    def of(cls, extent: int, size: int) -> Cut:
+        """Cut everything into pieces of a size."""
+        return cls(0, extent, -(-extent // size), size)
+
+    @property
+    def lengths(self) -> tuple[tuple[int, int], ...]:
+        """Lengths of pieces, and how many have each; none where the range is empty."""
+        extent = self.last - self.first
+        if extent <= 0:
+            return ()
+        if self.size:
+            found = (self.size, extent // self.size), (extent % self.size, int(extent % self.size > 0))
+        else:
+            length, longer = divmod(extent, self.pieces)
+            found = (length + 1, longer), (length, self.pieces - longer)
+        return tuple((length, count) for length, count in found if count)
+
+    def table(self) -> np.ndarray:
+        """Return (start, length) of every piece."""
+        extent, index = max(self.last - self.first, 0), np.arange(self.pieces + 1)
+        ends = self.first + (np.minimum(index * self.size, extent) if self.size else extent * index // self.pieces)
+        return np.stack([ends[:-1], np.diff(ends)], axis=-1)[: self.pieces if extent else 0]
+
+
 @dataclass(frozen=True)
 class Block:
-    """Pieces of the result side by side: (start, length) of their lines and columns, and whether they need bands."""
+    """Pieces of the result side by side: how their lines and columns are cut, and whether they need bands."""
 
-    lines: np.ndarray
-    columns: np.ndarray
+    lines: tuple[Cut, ...]
+    columns: tuple[Cut, ...]
     band: bool
+
+    @property
+    def lengths(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Lengths of pieces of lines and of columns, and how many have each."""
+        lines, columns = ([pair for cut in cuts for pair in cut.lengths] for cuts in (self.lines, self.columns))
+        return lines, columns
 
 
 @dataclass(frozen=True)
@@ -138,16 +179,17 @@ class Pieces:
         """Return (line, column, lines, columns) of every piece."""
         pieces = []
         for block in self.blocks:
-            lines = np.repeat(block.lines, len(block.columns), axis=0)
-            columns = np.tile(block.columns, (len(block.lines), 1))
+            down, across = (np.concatenate([cut.table() for cut in cuts]) for cuts in (block.lines, block.columns))
+            lines = np.repeat(down, len(across), axis=0)
+            columns = np.tile(across, (len(down), 1))
             pieces.append(np.stack([lines[:, 0], columns[:, 0], lines[:, 1], columns[:, 1]], axis=-1))
         return np.concatenate(pieces).astype(np.int64)
 
     def largest(self) -> tuple[int, int]:
         """Return the lines and columns a band must have room for."""
-        banded = [block for block in self.blocks if block.band and len(block.lines) and len(block.columns)]
-        lines = max((int(block.lines[:, 1].max()) for block in banded), default=0)
-        return lines, max((int(block.columns[:, 1].max()) for block in banded), default=0)
+        banded = [block.lengths for block in self.blocks if block.band and all(block.lengths)]
+        lines = max((length for lines, _ in banded for length, _ in lines), default=0)
+        return lines, max((length for _, columns in banded for length, _ in columns), default=0)
 
 
 def _patches(line_taps: Sequence[Tap], column_taps: Sequence[Tap]) -> list[Patch]:
@@ -318,11 +360,19 @@ def _band(slide: Slide, kernel: MicroKernel, lines: int, columns: int) -> tuple[
 
 def _cheapest(slide: Slide, patches: Sequence[Sequence[Patch]]) -> tuple[float, MicroKernel, Pieces]:
     """Return the micro-kernel and the pieces that take the fewest cycles for all images, and how many."""
-    best: tuple[float, MicroKernel, Pieces] | None = None
+    lines, columns = slide.extent
+    counts = Counter((patch.lines, patch.columns) for of_gather in patches for patch in of_gather)
+    tiles = []
     for kernel in slide.layout.micro_kernels:
-        if kernel.algorithm != "sliding":
-            continue
-        per_tile = sum(_tile_cycles(kernel, slide.channels, of_gather) for of_gather in patches)
+        if kernel.algorithm == "sliding":
+            per_tile = _tile_cycles(kernel, slide.channels, counts, len(patches))
+            # What tiles take if none of them has room to spare.
+            least = slide.repeats * len(slide.direction.rows) * per_tile * lines * columns
+            tiles.append((least / (kernel.rows * kernel.columns), per_tile, kernel))
+    best: tuple[float, MicroKernel, Pieces] | None = None
+    for least, per_tile, kernel in sorted(tiles, key=lambda found: found[0]):
+        if best is not None and least >= best[0]:
+            break
         for pieces in _partitions(slide, kernel):
             cycles = slide.repeats * _piece_cycles(slide, kernel, pieces, per_tile)
             if best is None or cycles < best[0]:
@@ -349,21 +399,9 @@ def _partitions(slide: Slide, kernel: MicroKernel) -> Iterator[Pieces]:
                 continue
             down = -(-lines // (most * at_once))
             piece_lines = -(-lines // at_once // down) * at_once
-            yield Pieces((Block(_steps_of(lines, piece_lines), _steps_of(columns, piece_columns), True),))
+            yield Pieces((Block((Cut.of(lines, piece_lines),), (Cut.of(columns, piece_columns),), True),))
             if frame is not None:
                 yield _framed(slide, kernel, frame, piece_lines, piece_columns)
-
-
-def _steps_of(extent: int, size: int) -> np.ndarray:
-    """Return (start, length) of pieces of so many, the last one shorter."""
-    starts = np.arange(0, extent, size)
-    return np.stack([starts, np.minimum(size, extent - starts)], axis=-1)
-
-
-def _cut(first: int, last: int, count: int) -> np.ndarray:
-    """Return (start, length) of so many pieces of a range, as equal as can be; of none where it is empty."""
-    ends = first + (last - first) * np.arange(count + 1 if last > first else 1) // count
-    return np.stack([ends[:-1], np.diff(ends)], axis=-1)
 
 
 def _frame(slide: Slide, kernel: MicroKernel) -> tuple[int, int, int, int] | None:
@@ -395,13 +433,13 @@ def _framed(
     shares = max(1, -(-PIECES // slide.repeats))
     # None of the middle may be lower than a tile.
     middle = max(1, min(shares, (bottom - top) // kernel.rows))
-    across = _cut(0, columns, -(-columns // piece_columns))
-    down = _cut(top, bottom, -(-(bottom - top) // piece_lines))
+    across = Cut(0, columns, -(-columns // piece_columns))
+    down = Cut(top, bottom, -(-(bottom - top) // piece_lines))
     return Pieces(
         (
-            Block(_cut(top, bottom, middle), _cut(left, right, 1), False),
-            Block(np.concatenate([_cut(0, top, 1), _cut(bottom, lines, 1)]), across, True),
-            Block(down, np.concatenate([_cut(0, left, 1), _cut(right, columns, 1)]), True),
+            Block((Cut(top, bottom, middle),), (Cut(left, right, 1),), False),
+            Block((Cut(0, top, 1), Cut(bottom, lines, 1)), (across,), True),
+            Block((down,), (Cut(0, left, 1), Cut(right, columns, 1)), True),
         )
     )
 
@@ -411,31 +449,35 @@ def _piece_cycles(slide: Slide, kernel: MicroKernel, pieces: Pieces, per_tile: f
     (line_step, _), (more_lines, more_columns) = slide.steps[0], slide.reach
     total = 0.0
     for block in pieces.blocks:
-        lines, columns = block.lines[:, 1], block.columns[:, 1]
-        tiles = (-(-lines // (kernel.rows * line_step)) * line_step).sum() * (-(-columns // kernel.columns)).sum()
-        total += len(lines) * len(columns) * PIECE_CYCLES + len(slide.direction.rows) * tiles * per_tile
+        lines, columns = block.lengths
+        down = sum(count * -(-length // (kernel.rows * line_step)) * line_step for length, count in lines)
+        across = sum(count * -(-length // kernel.columns) for length, count in columns)
+        number = sum(count for _, count in lines) * sum(count for _, count in columns)
+        total += number * PIECE_CYCLES + len(slide.direction.rows) * down * across * per_tile
         if block.band:
-            line = (6 + 2 * (columns + more_columns) / kernel.lanes).sum()
-            total += slide.channels * slide.phases * (lines + more_lines).sum() * line
-    return float(total)
+            line = sum(count * (6 + 2 * (length + more_columns) / kernel.lanes) for length, count in columns)
+            total += slide.channels * slide.phases * sum(count * (n + more_lines) for n, count in lines) * line
+    return total
 
 
-def _tile_cycles(kernel: MicroKernel, channels: int, patches: Sequence[Patch]) -> float:
-    """Return the cycles of a tile: by arithmetic or loads, and something for every patch and line, and for the tile.
+def _tile_cycles(kernel: MicroKernel, channels: int, patches: Counter[tuple[int, int]], gathers: int) -> float:
+    """Return the cycles of a tile of each gather: by arithmetic or loads, and something for every patch and line.
 
-    A vector of 64 bytes from any address costs two loads; see ``tiles.py``.
+    ``patches`` counts those of so many lines and columns.  A vector of 64 bytes from any address costs two loads; see
+    ``tiles.py``.
     """
     vectors = kernel.columns // kernel.lanes
     wide = kernel.isa == "avx512"
     total = 0.0
-    for patch in patches:
-        multiplications = patch.lines * patch.columns * kernel.rows
-        fits = kernel.rows * vectors + patch.lines * patch.columns + vectors < (32 if wide else 16)
-        small = fits and (patch.lines, patch.columns) in ((3, 3), (2, 2), (2, 1), (1, 2), (1, 1))
-        shared = small or patch.lines >= kernel.rows
-        x_lines = patch.lines + kernel.rows - 1 if shared else patch.lines
-        loads = (x_lines if shared else patch.lines * kernel.rows) * patch.columns * vectors
-        taps = patch.lines * patch.columns if small else multiplications
+    for (lines, columns), count in patches.items():
+        multiplications = lines * columns * kernel.rows
+        fits = kernel.rows * vectors + lines * columns + vectors < (32 if wide else 16)
+        small = fits and (lines, columns) in ((3, 3), (2, 2), (2, 1), (1, 2), (1, 1))
+        shared = small or lines >= kernel.rows
+        x_lines = lines + kernel.rows - 1 if shared else lines
+        loads = (x_lines if shared else lines * kernel.rows) * columns * vectors
+        taps = lines * columns if small else multiplications
         arithmetic = multiplications * vectors * 0.5
-        total += max(arithmetic, loads * (0.9 if wide else 0.6) + 0.5 * taps) + 10 + (0 if small else 3 * x_lines)
-    return channels * total + 15 + kernel.rows * vectors
+        cycles = max(arithmetic, loads * (0.9 if wide else 0.6) + 0.5 * taps) + 10 + (0 if small else 3 * x_lines)
+        total += count * cycles
+    return channels * total + gathers * (15 + kernel.rows * vectors)

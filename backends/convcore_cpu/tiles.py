@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 
@@ -68,21 +69,22 @@ def _outer_cycles(row: MicroKernel, a_stride: int) -> float:
     wide = row.isa == "avx512"
     arithmetic = row.rows * vectors * (1.0 if wide else 0.5)
     loads = 0.5 * row.rows + vectors * (1.0 if wide else 0.5)
-    return max(arithmetic, loads, 4.0) + 1.0 + row.rows * _miss_cycles(row, a_stride)
+    line = a_stride * (4 if row.dtype == "f32" else 8)
+    return max(arithmetic, loads, 4.0) + 1.0 + row.rows * _miss_cycles(row.rows, line)
 
 
-def _miss_cycles(row: MicroKernel, a_stride: int) -> float:
+@lru_cache(maxsize=1024)
+def _miss_cycles(rows: int, line_bytes: int) -> float:
     """Return what an element of A costs more because its line has left the first-level cache.
 
     Each row of a tile is a line read element by element; those of a set, 8 of which stay, push each other out.  Rows
     a multiple of 4 KiB apart are all in one: 1024->512 1x1 14x14 takes 3.1 ms by tiles of 14 rows, 2.1 by tiles of 8.
     """
-    itemsize = 4 if row.dtype == "f32" else 8
-    lines = [m * a_stride * itemsize // 64 for m in range(row.rows)]
+    lines = [m * line_bytes // 64 for m in range(rows)]
     crowd = max(Counter(line % 64 for line in set(lines)).values())
     return 1.0 if crowd > 8 else 0.0
 
 
 def padded(rows: np.ndarray, multiple: int) -> np.ndarray:
     """Repeat the last row of a tile table up to a whole number of tiles."""
-    return np.pad(rows, (0, -len(rows) % multiple), mode="edge")
+    return np.concatenate([rows, rows[-1:].repeat(-len(rows) % multiple)])
