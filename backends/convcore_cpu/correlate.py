@@ -12,7 +12,7 @@ import numpy as np
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.geometry import PlaneAxis, Tap, gather_axis, sources
 from convcore_cpu.layout import TASKS, Layout, Planes
-from convcore_cpu.program import FIRST, OUT, SECOND, WORKSPACE, Program, Step
+from convcore_cpu.program import FIRST, OUT, SECOND, WORKSPACE, Draft, Step
 from convcore_cpu.tiles import outer_kernel, padded
 
 
@@ -71,12 +71,12 @@ class Direction:
         return {}
 
 
-def forward(layout: Layout) -> Program:
+def forward(layout: Layout) -> Draft:
     """Lay out forward as outer products."""
     return _correlate(layout, forward_direction(layout))
 
 
-def grad_input(layout: Layout) -> Program:
+def grad_input(layout: Layout) -> Draft:
     """Lay out grad_input as outer products."""
     return _correlate(layout, grad_input_direction(layout))
 
@@ -137,8 +137,9 @@ def grad_input_direction(layout: Layout) -> Direction:
     )
 
 
-def _correlate(layout: Layout, direction: Direction) -> Program:
+def _correlate(layout: Layout, direction: Direction) -> Draft:
     planes, kernels, cycles = _planes_and_kernels(layout, direction)
+    yield layout.cost(cycles)
     buffer, offset, expand = layout.weight(direction.negated)
     planes, packing = layout.place(planes, FIRST, direction.channels, direction.lines, direction.columns)
     places, folding = place_result(layout, direction)

@@ -10,7 +10,7 @@ from convcore_cpu.engine import MAX_BAND_BYTES, MicroKernel
 from convcore_cpu.geometry import PlaneAxis
 from convcore_cpu.grad_weight import sum_parts
 from convcore_cpu.layout import FAST_BAND_BYTES, TASKS, Layout, Planes
-from convcore_cpu.program import FIRST, OUT, SECOND, WORKSPACE, Program, Step, UnsupportedError
+from convcore_cpu.program import FIRST, OUT, SECOND, WORKSPACE, Draft, Step, UnsupportedError
 from convcore_cpu.tiles import padded
 
 #: What is read again and again from more than the first-level cache takes twice as long (bytes).
@@ -49,7 +49,7 @@ class Chunk:
     cycles: float
 
 
-def grad_weight_dot(layout: Layout) -> Program:
+def grad_weight_dot(layout: Layout) -> Draft:
     """Lay out grad_weight as dot products of lines.
 
     Bands of x are all that is copied; only what must be converted or turned goes through the workspace.
@@ -63,12 +63,14 @@ def grad_weight_dot(layout: Layout) -> Program:
     packing: tuple[Step, ...] = ()
     if x is None and g is not None and layout.is_direct(FIRST):
         chunk = _chunk(layout, bands)
+        yield layout.cost(chunk.cycles)
         planes, band, tables = _band(layout, bands, chunk)
         image, x_channel, _, _ = layout.strides(layout.channels, layout.height, layout.width)
         x = replace(planes, image=image, channel=x_channel)
         layout.batch = max(layout.images, 1)
     else:
         chunk = _chunk(layout, None)
+        yield layout.cost(chunk.cycles)
         x = x or layout.packed(layout.channels, lines, columns)
         g = g or layout.packed(layout.out_channels, g_lines, g_columns)
         layout.set_batch(x.workspace + g.workspace)

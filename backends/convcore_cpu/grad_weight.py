@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from convcore_cpu.layout import TASKS, Layout, Planes, whole
-from convcore_cpu.program import FIRST, SECOND, Program, Step
+from convcore_cpu.program import FIRST, SECOND, Draft, Step
 from convcore_cpu.tiles import padded, panel_kernel
 
 #: Pixels of grad_out gone through at a time stay in the second-level cache (bytes).
@@ -50,12 +50,14 @@ class Lanes:
         return cls(columns, panels, pixel, panel, panels * panel, layout.groups * panels * panel)
 
 
-def grad_weight_direct(layout: Layout) -> Program:
+def grad_weight_direct(layout: Layout) -> Draft:
     """Lay out grad_weight as outer products: rows are (c, r, s), lanes the out_channels, terms the pixels."""
     lines, line_taps, columns, column_taps = layout.forward_axes()
     kernel, cycles = panel_kernel(
         layout.micro_kernels, layout.c_per_group * layout.taps, layout.k_per_group * layout.halves
     )
+    cycles *= layout.images * layout.groups * layout.out_height * layout.out_width * layout.halves
+    yield layout.cost(cycles)
     lanes = Lanes.of(layout, kernel.columns)
     whole_images = layout.out_height * layout.out_width <= TABLE_PIXELS
     panel_bytes = layout.images * lanes.panel * layout.itemsize
@@ -131,7 +133,7 @@ def grad_weight_direct(layout: Layout) -> Program:
     return layout.program(
         "direct",
         kernel.name,
-        cycles * layout.images * layout.groups * layout.out_height * layout.out_width * layout.halves,
+        cycles,
         before=(clear,),
         each=((*packing, *_pack_lanes(layout, g_offset, lanes)), (accumulate,)),
         after=() if complete else ((reduce,),),

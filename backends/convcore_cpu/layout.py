@@ -171,6 +171,10 @@ class Layout:
         if bytes_per_image:
             self.batch = max(1, min(self.batch, max(BATCH_BYTES, bytes_at_least) // bytes_per_image))
 
+    def cost(self, cycles: float) -> Cost:
+        """Return what the program costs that packs what it packs by now."""
+        return Cost(cycles, self.problem.bytes + 2 * self.packed_elements * self.itemsize)
+
     def start_again(self) -> None:
         """Forget the workspace and the batches of a program laid out before, to lay out another."""
         self.workspace, self.scratch, self.packed_elements, self.batch = 0, 0, 0, self.most_images
@@ -189,7 +193,7 @@ class Layout:
             image_bytes=self.image_bytes(),
             workspace_bytes=(self.workspace + slack) * self.itemsize,
             scratch_bytes=-(-self.scratch // 16) * 16 * self.itemsize,
-            cost=Cost(cycles, self.problem.bytes + 2 * self.packed_elements * self.itemsize),
+            cost=self.cost(cycles),
             packing=(self.packing,) if self.packing else (),
             packed_bytes=self.packed_size * self.itemsize,
             instead=instead,

@@ -24,7 +24,7 @@ from convcore_cpu.correlate import (
 )
 from convcore_cpu.engine import MAX_TILES_PER_TASK, MicroKernel
 from convcore_cpu.layout import Layout, Planes, whole
-from convcore_cpu.program import FIRST, SECOND, WORKSPACE, Program, Step, UnsupportedError
+from convcore_cpu.program import FIRST, SECOND, WORKSPACE, Draft, Step, UnsupportedError
 from convcore_cpu.tiles import padded, panel_kernel
 
 #: What the panels of a task may take of the second-level cache (bytes).
@@ -56,17 +56,17 @@ class Terms:
     packing: tuple[Step, ...] = ()
 
 
-def forward_panels(layout: Layout) -> Program:
+def forward_panels(layout: Layout) -> Draft:
     """Lay out forward by panels."""
     return _program(layout, forward_direction(layout))
 
 
-def grad_input_panels(layout: Layout) -> Program:
+def grad_input_panels(layout: Layout) -> Draft:
     """Lay out grad_input by panels."""
     return _program(layout, grad_input_direction(layout))
 
 
-def _program(layout: Layout, direction: Direction) -> Program:
+def _program(layout: Layout, direction: Direction) -> Draft:
     if layout.prepacked and (direction.watch_nan or not layout.is_direct(SECOND)):
         raise UnsupportedError("its algorithm 'panels' packs only what it need not look at again")
     planes = layout.in_place(FIRST, direction.lines, direction.columns) or layout.packed(
@@ -78,33 +78,38 @@ def _program(layout: Layout, direction: Direction) -> Program:
     places, folding = place_result(layout, direction)
     places |= {"a_buffer": buffer, "a_offset": offset}
     rows = len(direction.rows)
-    packing_rows: list[Step] = []
-    steps, exact, names, cycles = [], [], [], 0.0
     kernel_of = cache(lambda pixels: panel_kernel(layout.micro_kernels, rows, layout.batch * pixels))
-    for gather in direction.gathers:
-        pixels = gather.lines * gather.width
-        kernel, kernel_cycles = kernel_of(pixels)
+    kernels = [kernel_of(gather.lines * gather.width) for gather in direction.gathers]
+    cycles = sum(_cycles(layout, direction, *pair) for pair in zip(direction.gathers, kernels, strict=True))
+    yield layout.cost(cycles)
+    packing_rows: list[Step] = []
+    steps, exact = [], []
+    for gather, (kernel, _) in zip(direction.gathers, kernels, strict=True):
         a = _terms(layout, direction, gather, kernel, places)
         packing_rows += a.packing
-        step, terms = _step(layout, direction, planes, gather, kernel, a, places)
-        steps.append(step)
+        steps.append(_step(layout, direction, planes, gather, kernel, a, places))
         if direction.watch_nan:
             exact.append(correlate_steps(layout, direction, planes, gather, kernel, places)[1])
-        names.append(kernel.name)
-        weights = layout.groups * rows * terms
-        if weights * layout.itemsize > PANEL_BYTES:
-            cycles += weights * (READ_CYCLES if layout.prepacked else FAR_CYCLES)
-        # Every element of a panel is copied once, and a run takes as long as some vectors more.
-        copies = pixels * (COPY_CYCLES / kernel.lanes + RUN_CYCLES / min(gather.width, kernel.columns))
-        cycles += layout.images * layout.groups * terms * (kernel_cycles / layout.batch + copies)
     return layout.program(
         "panels",
-        ", ".join(dict.fromkeys(names)),
+        ", ".join(dict.fromkeys(kernel.name for kernel, _ in kernels)),
         cycles,
         before=(expand, tuple(packing_rows)),
         each=(packing, tuple(steps), folding),
         exact=(tuple(exact), folding) if exact else (),
     )
+
+
+def _cycles(layout: Layout, direction: Direction, gather: Gather, chosen: tuple[MicroKernel, float]) -> float:
+    """Estimate the cycles that a gather takes: products, copies, and a weight that the cache does not hold."""
+    kernel, per_term = chosen
+    terms = group_channels(layout, direction) * len(gather.line_taps) * len(gather.column_taps)
+    weights = layout.groups * len(direction.rows) * terms
+    far = weights * layout.itemsize > PANEL_BYTES
+    # Every element of a panel is copied once, and a run takes as long as some vectors more.
+    runs = COPY_CYCLES / kernel.lanes + RUN_CYCLES / min(gather.width, kernel.columns)
+    products = layout.images * layout.groups * terms * (per_term / layout.batch + gather.lines * gather.width * runs)
+    return products + (weights * (READ_CYCLES if layout.prepacked else FAR_CYCLES) if far else 0.0)
 
 
 def _terms(layout: Layout, direction: Direction, gather: Gather, kernel: MicroKernel, places: dict[str, int]) -> Terms:
@@ -200,8 +205,8 @@ def _step(
     kernel: MicroKernel,
     a: Terms,
     places: dict[str, int],
-) -> tuple[Step, int]:
-    """Return the step of a gather, and how many terms an element of it has."""
+) -> Step:
+    """Return the step of a gather."""
     channels, taps = group_channels(layout, direction), planes.taps(gather.line_taps, gather.column_taps)
     per_channel = max(len(taps), 1)
     row_bytes, tile_bytes = (n * per_channel * layout.itemsize for n in (kernel.rows, kernel.columns))
@@ -243,4 +248,4 @@ def _step(
     tables = direction.tables(kernel) | {"offsets": offsets, "a_row": a.rows}
     collect = next(row for row in reversed(layout.micro_kernels) if row.algorithm == "collect")
     tasks = layout.groups * tile_tasks * row_tasks
-    return Step(f"panels_{layout.type}", tasks, sizes, False, kernel.name, tables, collect.name), channels * len(taps)
+    return Step(f"panels_{layout.type}", tasks, sizes, False, kernel.name, tables, collect.name)

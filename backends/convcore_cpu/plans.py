@@ -1,7 +1,8 @@
 """Choose the algorithm for a problem, and lay out the program that runs it.  Never touches data.
 
-To add an algorithm: its kernel file, its rows of the table of micro-kernels, a function that makes its program, and an
-entry of ``ALGORITHMS``.  Every program says what it costs; of those a problem can have, the cheapest runs.
+To add an algorithm: its kernel file, its rows of the table of micro-kernels, a function that drafts its program, and an
+entry of ``ALGORITHMS``.  Every draft says first what its program costs; of those a problem can have, the cheapest runs,
+and what cannot be the cheapest is not laid out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from convcore_cpu.grad_weight import grad_weight_direct
 from convcore_cpu.layout import Layout
 from convcore_cpu.panels import forward_panels, grad_input_panels
 from convcore_cpu.pool import max_pool
-from convcore_cpu.program import FIRST, Program, Step, UnsupportedError
+from convcore_cpu.program import FIRST, Cost, Draft, Program, Step, UnsupportedError, finished
 from convcore_cpu.sliding import forward_sliding, grad_input_sliding, grad_weight_sliding
 from convcore_cpu.winograd import winograd
 from convcore_cpu.winograd_grad_weight import winograd_grad_weight
@@ -43,29 +44,59 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
     UnsupportedError
         With the reason in words.
     """
-    builders = ALGORITHMS[problem.op]
-    if problem.algorithm is not None and problem.algorithm not in builders:
-        names = (*builders, *(("fft",) if problem.op in OPS else ()))
+    names = [problem.algorithm] if problem.algorithm else candidates(problem.op)
+    if problem.algorithm is not None and problem.algorithm not in ALGORITHMS[problem.op]:
+        known = (*ALGORITHMS[problem.op], *(("fft",) if problem.op in OPS else ()))
         raise UnsupportedError(
-            f"it has no algorithm {problem.algorithm!r} for {problem.op}; it has {', '.join(map(repr, names))}"
+            f"it has no algorithm {problem.algorithm!r} for {problem.op}; it has {', '.join(map(repr, known))}"
         )
-    candidates = [problem.algorithm] if problem.algorithm else [name for name in builders if name != BEST_WINOGRAD]
-    limit = workspace_limit(problem)
-    # One image at a time takes the least workspace.
-    for most_images in (problem.input_shape[0], 1):
-        programs, reasons = [], []
-        for name in candidates:
+    limit, least = workspace_limit(problem), math.inf
+    # One image at a time takes the least workspace, and one thread.
+    for images, most_threads in ((problem.input_shape[0], threads), (1, threads), (1, 1)):
+        drafts, reasons = [], []
+        for name in names:
+            draft = ALGORITHMS[problem.op][name](Layout(problem, micro_kernels, most_threads, images))
             try:
-                programs.append(builders[name](Layout(problem, micro_kernels, threads, most_images)))
+                drafts.append((next(draft).seconds, draft))
             except UnsupportedError as reason:
                 reasons.append(str(reason))
-        if not programs:
+        best: Program | None = None
+        for seconds, draft in sorted(drafts, key=lambda pair: pair[0]):
+            if best is not None and best.cost.seconds <= seconds:
+                break
+            try:
+                program = finished(draft)
+            except UnsupportedError as reason:
+                reasons.append(str(reason))
+                continue
+            least = min(least, program.memory_bytes)
+            if program.memory_bytes <= limit and (best is None or program.cost.seconds < best.cost.seconds):
+                best = program
+        if best is not None:
+            return best
+        if len(reasons) == len(names):
             raise UnsupportedError("; ".join(reasons))
-        small = [program for program in programs if program.memory_bytes <= limit]
-        if small:
-            return min(small, key=lambda program: program.cost.seconds)
-    least = min(program.memory_bytes for program in programs)
     raise UnsupportedError(f"it needs {least} bytes of workspace, workspace_limit is {limit}")
+
+
+def predictions(
+    problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None = None
+) -> dict[str, Cost | str]:
+    """Return what each algorithm would cost, or why it cannot be used."""
+    found: dict[str, Cost | str] = {}
+    for name in candidates(problem.op):
+        try:
+            found[name] = finished(
+                ALGORITHMS[problem.op][name](Layout(problem, micro_kernels, threads, problem.input_shape[0]))
+            ).cost
+        except UnsupportedError as reason:
+            found[name] = str(reason)
+    return found
+
+
+def candidates(op: str) -> list[str]:
+    """Return the algorithms of an operation that a choice is made among."""
+    return [name for name in ALGORITHMS[op] if name != BEST_WINOGRAD]
 
 
 def workspace_limit(problem: Problem) -> float:
@@ -88,13 +119,14 @@ def make_prepacked_program(
             continue
         with contextlib.suppress(UnsupportedError):
             layout = Layout(problem, micro_kernels, threads, problem.input_shape[0], prepacked=True)
-            programs.append(ALGORITHMS[problem.op][name](layout))
+            programs.append(finished(ALGORITHMS[problem.op][name](layout)))
     limit = workspace_limit(problem)
     cheaper = [p for p in programs if p.cost.seconds < cost and p.memory_bytes <= limit]
     return min(cheaper, key=lambda program: program.cost.seconds, default=None)
 
 
-def _grad_bias(layout: Layout) -> Program:
+def _grad_bias(layout: Layout) -> Draft:
+    yield layout.cost(0)
     image, channel, _, pixel = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
     sizes = {
         "src_image": image,
@@ -112,13 +144,13 @@ def _grad_bias(layout: Layout) -> Program:
 BEST_WINOGRAD = "winograd"
 
 
-def _winograd(builder: Callable[..., Program]) -> dict[str, Callable[[Layout], Program]]:
+def _winograd(builder: Callable[..., Draft]) -> dict[str, Callable[[Layout], Draft]]:
     return {"winograd4": partial(builder, m=4), "winograd2": partial(builder, m=2), BEST_WINOGRAD: builder}
 
 
 #: The algorithms of each operation by the names users give them.  One that cannot do a problem, or may not for its
 #: accuracy, raises :class:`UnsupportedError`.
-ALGORITHMS: dict[str, dict[str, Callable[[Layout], Program]]] = {
+ALGORITHMS: dict[str, dict[str, Callable[[Layout], Draft]]] = {
     "forward": {"direct": forward, "panels": forward_panels, "sliding": forward_sliding, **_winograd(winograd)},
     "grad_input": {
         "direct": grad_input,

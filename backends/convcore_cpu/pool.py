@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from convcore_cpu.layout import TASKS, Layout
-from convcore_cpu.program import Program, Step, UnsupportedError
+from convcore_cpu.program import Draft, Step, UnsupportedError
 
 
-def max_pool(layout: Layout) -> Program:
+def max_pool(layout: Layout) -> Draft:
     """Lay out the maximum over windows, or its gradient."""
     problem, planes = layout.problem, layout.images * layout.channels
     if problem.result_dtype.kind != "f":
         raise UnsupportedError(f"it pools real floating dtypes only, got {problem.result_dtype}")
+    cycles = 2.0 * problem.flops
+    yield layout.cost(cycles)
     grad = problem.op == "max_pool_grad"
     image, channel, line, column = layout.strides(layout.channels, layout.height, layout.width)
     out_image, out_channel, out_line, _ = layout.strides(layout.channels, layout.out_height, layout.out_width)
@@ -41,4 +43,4 @@ def max_pool(layout: Layout) -> Program:
         "lines_per_block": lines_per_block,
     }
     step = Step(f"{'maxpoolgrad' if grad else 'maxpool'}_{layout.type}", planes * blocks, sizes, per_image=False)
-    return layout.program("direct", "", 2 * problem.flops, before=((step,),))
+    return layout.program("direct", "", cycles, before=((step,),))

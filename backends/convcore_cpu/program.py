@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,3 +87,17 @@ class Program:
         cost = self.cost
         work = f"{cost.cycles:.3g} cycles and {cost.bytes:.3g} bytes, {cost.seconds * 1e3:.3g} ms on one core"
         return f"{self.kernel or 'no micro-kernel'}, {threads}, {self.images_per_batch} image(s) at a time; {work}"
+
+
+#: How a program is laid out: what it costs at least comes first, and only if that may be the cheapest, the program.
+Draft = Generator[Cost, None, Program]
+
+
+def finished(draft: Draft) -> Program:
+    """Return the program of a draft."""
+    while True:
+        try:
+            next(draft)
+        except StopIteration as end:
+            program: Program = end.value
+            return program

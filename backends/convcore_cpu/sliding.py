@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, product
@@ -23,7 +23,7 @@ from convcore_cpu.correlate import (
 from convcore_cpu.engine import MAX_BAND_BYTES, MicroKernel
 from convcore_cpu.geometry import Tap, forward_axis
 from convcore_cpu.layout import FAST_BAND_BYTES, TASKS, Layout
-from convcore_cpu.program import FIRST, SECOND, Cost, Program, Step, UnsupportedError
+from convcore_cpu.program import FIRST, SECOND, Cost, Draft, Step, UnsupportedError
 
 #: In groups of more channels a vector of x is better multiplied by a vector of weights.
 MOST_CHANNELS = 16
@@ -39,17 +39,17 @@ LINES_IN_PLACE = 12
 LINES_OF_ZEROS = 3
 
 
-def forward_sliding(layout: Layout) -> Program:
+def forward_sliding(layout: Layout) -> Draft:
     """Lay out forward as sliding windows."""
     _refuse(layout)
     problem, direction = layout.problem, forward_direction(layout)
     slide = Slide(layout, direction, problem.stride, problem.dilation, layout.kernel_width)
     places, _ = place_result(layout, direction)
-    step, cost = _step(replace(slide, fill=problem.fill_value, boundary=problem.boundary), places)
+    step, cost = yield from _step(replace(slide, fill=problem.fill_value, boundary=problem.boundary), places)
     return replace(layout.program("sliding", step.kernel, 0, each=((step,),)), cost=cost)
 
 
-def grad_input_sliding(layout: Layout) -> Program:
+def grad_input_sliding(layout: Layout) -> Draft:
     """Lay out grad_input as sliding windows; where a weight is not finite, the exact steps of outer products follow.
 
     Under a boundary of pixels the gradient of the padded image is folded, as theirs is.
@@ -59,7 +59,8 @@ def grad_input_sliding(layout: Layout) -> Program:
     if direction.folded:
         layout.set_batch(direction.out_image)
     places, folding = place_result(layout, direction)
-    step, cost = _step(Slide(layout, direction, problem.stride, problem.dilation, layout.kernel_width, sign=-1), places)
+    slide = Slide(layout, direction, problem.stride, problem.dilation, layout.kernel_width, sign=-1)
+    step, cost = yield from _step(slide, places)
     exact = exact_in_place(layout, direction, places) if direction.watch_nan else ()
     program = layout.program(
         "sliding", step.kernel, 0, each=((step,), folding), exact=(exact, folding) if exact else ()
@@ -67,7 +68,7 @@ def grad_input_sliding(layout: Layout) -> Program:
     return replace(program, cost=cost)
 
 
-def grad_weight_sliding(layout: Layout) -> Program:
+def grad_weight_sliding(layout: Layout) -> Draft:
     """Lay out grad_weight of depthwise layers: x correlated with grad_out, whose pixels are the taps."""
     _refuse(layout)
     if layout.c_per_group > 1:
@@ -98,7 +99,7 @@ def grad_weight_sliding(layout: Layout) -> Program:
     slide = replace(slide, boundary=problem.boundary, over_images=True)
     layout.batch = layout.images
     places, _ = place_result(layout, direction)
-    step, cost = _step(slide, places | {"w_image": layout.out_channels * pixels})
+    step, cost = yield from _step(slide, places | {"w_image": layout.out_channels * pixels})
     return replace(layout.program("sliding", step.kernel, 0, each=((step,),)), cost=cost)
 
 
@@ -256,14 +257,16 @@ class Slide:
         return max(self.layout.images, 1) * self.layout.groups
 
 
-def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
-    """Return the one step there is, and its cost."""
+def _step(slide: Slide, places: dict[str, int]) -> Generator[Cost, None, tuple[Step, Cost]]:
+    """Yield the cost, and return the one step there is with it."""
     if slide.channels > MOST_CHANNELS:
         raise UnsupportedError(f"its algorithm 'sliding' knows groups of at most {MOST_CHANNELS} channels")
     layout, direction = slide.layout, slide.direction
     (line_step, column_step), (line_taps, column_taps) = slide.steps
     patches = [_patches(gather.line_taps, gather.column_taps) for gather in direction.gathers]
     cycles, kernel, pieces = _cheapest(slide, patches)
+    cost = Cost(cycles, layout.problem.bytes)
+    yield cost
     phases, (more_lines, more_columns) = len(direction.lines.starts), slide.reach
     pitch, band_lines = _band(slide, kernel, *pieces.largest())
     piece_table = pieces.table()
@@ -325,7 +328,7 @@ def _step(slide: Slide, places: dict[str, int]) -> tuple[Step, Cost]:
     }
     tasks = -(-layout.groups // groups_per_task) * len(piece_table)
     step = Step(f"bands_{layout.type}", tasks, sizes, not slide.over_images, kernel.name, tables, band=band)
-    return step, Cost(cycles, layout.problem.bytes)
+    return step, cost
 
 
 def _skips(slide: Slide) -> bool:

@@ -18,7 +18,7 @@ from convcore.spi import Problem
 from convcore_cpu.correlate import forward, grad_input
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.layout import TASKS, Layout
-from convcore_cpu.program import Program, Step, UnsupportedError
+from convcore_cpu.program import Draft, Program, Step, UnsupportedError, finished
 from convcore_cpu.tiles import padded, panel_kernel
 
 #: Points of tiles computed at a time stay in the last-level cache (bytes), so do those of the weight.
@@ -172,14 +172,15 @@ def _cycles(layout: Layout, m: int) -> float:
     return START_CYCLES + points * direction.channels * products + kernels * weights + transforms
 
 
-def winograd(layout: Layout, m: int | None = None) -> Program:
+def winograd(layout: Layout, m: int | None = None) -> Draft:
     """Lay out forward or grad_input as F(m x m, 3 x 3), with the best m that is allowed if none is given."""
     name, m = admit(layout, m, _cycles)
+    yield layout.cost(_cycles(layout, m))
     direction = direction_of(layout)
     n = m + 2
     tile_lines, tile_columns = direction.tiles(m)
     per_image = tile_lines * tile_columns
-    direct = (forward if layout.problem.op == "forward" else grad_input)(layout)
+    direct = finished((forward if layout.problem.op == "forward" else grad_input)(layout))
     layout.start_again()
     u_lanes = transform_kernel(layout, "weight", m).lanes
     u_block = n * n * (direction.channels * u_lanes + SPREAD)

@@ -12,7 +12,7 @@ import numpy as np
 
 from convcore_cpu.grad_weight import grad_weight_direct
 from convcore_cpu.layout import TASKS, Layout
-from convcore_cpu.program import WORKSPACE, Program, Step
+from convcore_cpu.program import WORKSPACE, Draft, Step, finished
 from convcore_cpu.tiles import padded, panel_kernel
 from convcore_cpu.winograd import (
     INPUT_CYCLES,
@@ -36,13 +36,14 @@ SUM_CYCLES, FAR_SUM_CYCLES = 1.5, 6.0
 BYTE_CYCLES = 0.5
 
 
-def winograd_grad_weight(layout: Layout, m: int | None = None) -> Program:
+def winograd_grad_weight(layout: Layout, m: int | None = None) -> Draft:
     """Lay out grad_weight as the transpose of F(m x m, 3 x 3), with the best m that is allowed if none is given."""
     name, m = admit(layout, m, _cycles)
+    yield layout.cost(_cycles(layout, m))
     points, channels = (m + 2) ** 2, layout.channels
     tile_lines, tile_columns = direction_of(layout).tiles(m)
     per_image = tile_lines * tile_columns
-    direct = grad_weight_direct(layout)
+    direct = finished(grad_weight_direct(layout))
     layout.start_again()
     kernel, _ = panel_kernel(layout.micro_kernels, channels, layout.out_channels)
     lanes = -(-layout.out_channels // kernel.columns) * kernel.columns
