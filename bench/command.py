@@ -87,11 +87,11 @@ def _cases(problems: str, direction: str, batch: str, dtype: str, accuracy: str,
     from convcore_bench.machine import cores
     from convcore_bench.problem_set import choose
 
-    directions = _words("--direction", direction, (*DIRECTIONS, STEP))
-    dtypes = _words("--dtype", dtype, ("float32", "float64"))
-    policies = _words("--accuracy", accuracy, ("strict", "standard", "fast"))
-    counts = _numbers("--threads", threads) or [cores()]
-    for images in _numbers("--batch", batch) or [0]:
+    directions = words("--direction", direction, (*DIRECTIONS, STEP))
+    dtypes = words("--dtype", dtype, ("float32", "float64"))
+    policies = words("--accuracy", accuracy, ("strict", "standard", "fast"))
+    counts = numbers("--threads", threads) or [cores()]
+    for images in numbers("--batch", batch) or [0]:
         for layer in choose(problems):
             for which in directions:
                 case = Case(layer, images or layer.input_shape[0], which)
@@ -99,22 +99,24 @@ def _cases(problems: str, direction: str, batch: str, dtype: str, accuracy: str,
                     yield replace(case, dtype=each, accuracy=policy, threads=count)
 
 
-def _words(option: str, text: str, known: Iterable[str]) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    for word in words:
+def words(option: str, text: str, known: Iterable[str]) -> list[str]:
+    """Read words separated by commas."""
+    found = [word.strip() for word in text.split(",")]
+    for word in found:
         if word not in known:
             raise ValueError(f"{option} must be of {', '.join(known)}, got {word!r}")
-    return words
+    return found
 
 
-def _numbers(option: str, text: str) -> list[int]:
+def numbers(option: str, text: str) -> list[int]:
+    """Read whole numbers separated by commas."""
     try:
-        numbers = [int(word) for word in text.split(",") if word]
+        found = [int(word) for word in text.split(",") if word]
     except ValueError:
-        numbers = [0]
-    if any(number < 1 for number in numbers):
+        found = [0]
+    if any(number < 1 for number in found):
         raise ValueError(f"{option} must be whole numbers of at least 1, separated by commas, got {text!r}")
-    return numbers
+    return found
 
 
 def _measure(
@@ -130,7 +132,7 @@ def _measure(
     from convcore_bench import driver, machine
     from convcore_bench.peers import choose
 
-    modes = list(driver.ALLOCATORS) if allocator == "both" else _words("--allocator", allocator, driver.ALLOCATORS)
+    modes = list(driver.ALLOCATORS) if allocator == "both" else words("--allocator", allocator, driver.ALLOCATORS)
     peers = choose(backends)
     peaks = {str(count): machine.peaks(count) for count in sorted({case.threads for case in cases})}
     found: dict[str, Any] = {"machine": about, "peaks": peaks, "peers": {}, "records": []}

@@ -201,6 +201,22 @@ class Problem:
         return 2 * math.prod(self.output_shape) * math.prod(self.weight_shape[1:])
 
     @property
+    def bucket(self) -> str:
+        """What problems that want the same algorithm have in common, in words.
+
+        Sizes are the nearest powers of two; kernel, stride, dilation, dtype, boundary, layout and limits are exact.
+        """
+        n, c, h, w = self.input_shape
+        k, _, r, s = self.weight_shape
+        sizes = {"n": n, "c": c, "h": h, "w": w, "k": k, "groups": self.groups}
+        pairs = {"r": (r, s), "stride": self.stride, "dilation": self.dilation}
+        words = [self.op, self.result_dtype.name, self.layout, self.boundary, self.accuracy]
+        words += [f"{name}{_near_power(size)}" for name, size in sizes.items()]
+        words += [f"{name}{down}x{across}" for name, (down, across) in pairs.items()]
+        limits = {"algorithm=": self.algorithm, "workspace<=": self.workspace_limit}
+        return " ".join(words + [f"{name}{limit}" for name, limit in limits.items() if limit is not None])
+
+    @property
     def bytes(self) -> int:
         """Bytes of operands and result together: the least any algorithm must move."""
         moved = sum(math.prod(s) * d.itemsize for s, d in zip(self.operand_shapes, self.dtypes, strict=False))
@@ -210,6 +226,11 @@ class Problem:
         """Put a logical (N, C, H, W) shape into the order of ``layout``."""
         n, c, h, w = shape
         return shape if self.layout == "NCHW" else (n, h, w, c)
+
+
+def _near_power(size: int) -> int:
+    """Return the power of two that is nearest by ratio."""
+    return 1 << round(math.log2(size)) if size else 0
 
 
 def _repeats(size: int, padding: Pair, boundary: str) -> int:

@@ -20,6 +20,7 @@ from convcore.hookspecs import Event
 from convcore.problem import HOST_ARRAY, Problem
 from convcore.registry import BUILTIN_ORDER, fence, registry
 from convcore.spi import BackendSpec, Packed, Plan
+from convcore.tuning import choices
 
 V = TypeVar("V")
 
@@ -222,18 +223,19 @@ def make_plan(problem: Problem, setting: Setting) -> Plan:
     return plan_for(selection.chosen, problem)
 
 
-def plan_for(name: str, problem: Problem) -> Plan:
-    """Return the plan of one backend, from the cache if it has it."""
+def plan_for(name: str, problem: Problem, *, now: bool = True) -> Plan:
+    """Return the plan of one backend, from the cache if it has it; without ``now`` by what is known, not measured."""
     key = name, problem
     plan = cache.by_problem.get(key)
     if plan is None:
-        plan = registry().backend(name).plan(problem)
+        plan = choices.plan_of(name, registry().backend(name), problem, now=now)
         if not isinstance(plan, Plan):
             raise BrokenBackend(f"backend {name!r} is broken: plan() must return a Plan, got {type(plan).__name__}")
         plan.backend = name
         if registry().observed:
             plan = ObservedPlan(plan)
-        cache.by_problem[key] = plan
+        if now or problem.tune != "measure":
+            cache.by_problem[key] = plan
     return plan
 
 
@@ -261,7 +263,7 @@ def explain(problem: Problem, setting: Setting, tune_source: str = "") -> Explan
     found = Explanation(problem, str(setting), setting.source, candidates, selection.chosen, tune_source=tune_source)
     if selection.chosen is None:
         return found
-    plan = plan_for(selection.chosen, problem)
+    plan = plan_for(selection.chosen, problem, now=False)
     return replace(found, algorithm=plan.algorithm, workspace_bytes=plan.workspace_bytes, notes=plan.notes)
 
 

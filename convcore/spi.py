@@ -217,7 +217,7 @@ class Backend(ABC):
         raise UnsupportedProblem(f"{self.spec.name} has no parameters to choose, got {dict(parameters)}")
 
     def fingerprint(self) -> str:
-        """Say what measured choices depend on besides the problem: device, driver and its version, the kernels' hash."""
+        """Say what measured choices depend on besides the problem: device, driver, its version, the kernels' hash."""
         return self.spec.version
 
     def may_abort(self) -> bool:

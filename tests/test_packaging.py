@@ -33,6 +33,7 @@ def test_entry_points():
         ("convcore", "numpy"): "convcore_numpy",
         ("convcore", "opencl"): "convcore_opencl",
         ("convcore.commands", "bench"): "convcore_bench.command:bench",
+        ("convcore.commands", "tune"): "convcore_bench.tune:tune",
         ("pytest11", "convcore.testing.plugin"): "convcore.testing.plugin",
     }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from convcore.spi import Backend, Device, NoDevice, Plan, Problem
+from convcore.spi import Backend, Device, NoDevice, Plan, Problem, UnsupportedProblem
 from convcore_opencl import plans
 
 
@@ -39,7 +39,38 @@ class OpenCLBackend(Backend):
         from convcore_opencl.execute import OpenCLPlan
 
         device = devices.choose(self.device)
-        return OpenCLPlan(problem, plans.recipe(problem, devices.traits(device, problem)), device)
+        choose = plans.recipe if problem.tune == "off" else plans.by_tables
+        return OpenCLPlan(problem, choose(problem, devices.traits(device, problem)), device)
+
+    def candidates(self, problem: Problem) -> Mapping[str, Mapping[str, Any]]:
+        """Name families and tiles that may do well; none for problems that are soon done by the direct kernels."""
+        from convcore_opencl import device as devices
+
+        return plans.candidates(problem, devices.traits(devices.choose(self.device), problem))
+
+    def plan_with(self, problem: Problem, parameters: Mapping[str, Any]) -> Plan:
+        """Make the plan with a family and a tile that were measured."""
+        from convcore_opencl import device as devices
+        from convcore_opencl.execute import OpenCLPlan
+
+        device = devices.choose(self.device)
+        try:
+            chosen = plans.recipe(*plans.tuned(problem, devices.traits(device, problem), parameters))
+        except (TypeError, ValueError) as error:
+            raise UnsupportedProblem(str(error)) from None
+        return OpenCLPlan(problem, chosen, device)
+
+    def fingerprint(self) -> str:
+        """Name the device, its driver's version and a hash of the kernels."""
+        from convcore_opencl import device as devices
+
+        return devices.fingerprint(devices.choose(self.device))
+
+    def may_abort(self) -> bool:
+        """Whether the compiler is one of those for processors, which end the process where they fail."""
+        from convcore_opencl import device as devices
+
+        return devices.kind(devices.choose(self.device)) == "cpu"
 
     def to_device(self, array: np.ndarray[Any, Any]) -> Any:
         """Copy a NumPy array to the device, as a ``pyopencl.array.Array`` in the device's own queue.

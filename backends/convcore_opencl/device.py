@@ -17,8 +17,8 @@ import pyopencl as cl
 from pyopencl.tools import ImmediateAllocator, MemoryPool
 
 from convcore.spi import NoDevice, Problem
-from convcore_opencl import probe
-from convcore_opencl.plans import Traits
+from convcore_opencl import probe, program
+from convcore_opencl.plans import Traits, tables
 
 DEVICE_VARIABLE = "CONVCORE_OPENCL_DEVICE"
 _POCL = "Portable Computing Language"
@@ -69,7 +69,10 @@ def kind(device: cl.Device) -> str:
 
 
 def traits(device: cl.Device, problem: Problem) -> Traits:
-    """Return what choosing needs to know of a device for a problem; probes only for what matters to it."""
+    """Return what choosing needs to know of a device for a problem; probes only for what matters to it.
+
+    What the shipped tables say of the device is in it, unless the problem's ``tune`` is "off".
+    """
     found = described(device)
     if device.native_vector_width_float >= 16 and _works(device, "wide vectors"):
         found = replace(found, vector_bytes=64)
@@ -77,7 +80,7 @@ def traits(device: cl.Device, problem: Problem) -> Traits:
         found = replace(found, float16=_works(device, "float16"))
     if problem.accuracy == "fast" and "nvidia" in device.vendor.lower() and _works(device, "tensor cores"):
         found = replace(found, tensor_cores="nvidia")
-    return found
+    return found if problem.tune == "off" else replace(found, **tables.lookup(found).traits)
 
 
 @lru_cache
@@ -97,7 +100,16 @@ def described(device: cl.Device) -> Traits:
         device.max_compute_units,
         local_memory=device.local_mem_size,
         largest_group=device.max_work_group_size,
+        vendor=device.vendor.strip(),
+        platform=device.platform.name.strip(),
     )
+
+
+@lru_cache
+def fingerprint(device: cl.Device) -> str:
+    """Return what tells a device, its driver and our kernels from others."""
+    driver = device.platform.version.strip(), device.driver_version.strip()
+    return " / ".join((device.name.strip(), *driver, f"kernels {program.sources()}"))
 
 
 def all_devices() -> list[cl.Device]:

@@ -8,14 +8,11 @@ cache folder, by driver, device and kernel sources.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
-from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ import platformdirs
 
 from convcore.spi import Problem
 from convcore_opencl.plans import recipe
+from convcore_opencl.program import sources
 
 #: Seconds after which a child has failed.
 PATIENCE = 120
@@ -43,7 +41,7 @@ WORDS: dict[str, tuple[Problem, dict[str, Any]]] = {
 def works(device: Any, index: int, word: str) -> bool:
     """Return whether a device passes a probe: as found before, or by a child process."""
     path = Path(platformdirs.user_cache_dir("convcore")) / "opencl-probes.json"
-    key = "|".join((device.platform.version, device.driver_version, device.name.strip(), _sources(), word))
+    key = "|".join((device.platform.version, device.driver_version, device.name.strip(), sources(), word))
     known = _read(path)
     if key not in known:
         known = _read(path) | {key: _passes(index, word)}
@@ -57,12 +55,6 @@ def _passes(index: int, word: str) -> bool:
         return subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
-
-
-@lru_cache
-def _sources() -> str:
-    files = sorted((resources.files("convcore_opencl") / "kernels").iterdir(), key=lambda path: path.name)
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def _read(path: Path) -> dict[str, bool]:

@@ -7,6 +7,7 @@ What this process has built is kept in memory, and on disk by those drivers that
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import warnings
@@ -102,6 +103,13 @@ def source(file: str) -> str:
     """Return the text of a kernel file, what is common to all of them and what it shares with some in front."""
     folder = resources.files(__package__) / "kernels"
     return "\n".join((folder / name).read_text("utf-8") for name in ("common.cl", *_IN_FRONT.get(file, ()), file))
+
+
+@lru_cache
+def sources() -> str:
+    """Return a hash of all kernel files."""
+    files = sorted((resources.files(__package__) / "kernels").iterdir(), key=lambda path: path.name)
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def build(context: cl.Context, device: cl.Device, file: str, options: Sequence[str]) -> cl.Program:

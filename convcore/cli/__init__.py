@@ -53,6 +53,7 @@ def _complain(error: Exception) -> int:
 _EXTRA_OF = {
     "PIL": "cli",
     "hypothesis": "testing",
+    "kernel_tuner": "tune",
     "matplotlib": "demo",
     "png": "cli",
     "pytest": "testing",

@@ -18,7 +18,13 @@ from convcore.problem import POOL_OPS, Problem
 Array = np.ndarray[Any, Any]
 
 
-def reference(problem: Problem, first: Array, second: Array | None = None, bias: Array | None = None) -> Array:
+def reference(
+    problem: Problem,
+    first: Array,
+    second: Array | None = None,
+    bias: Array | None = None,
+    precision: type[np.floating[Any]] = np.longdouble,
+) -> Array:
     """Compute a problem by the formula in the docstring of ``Problem``, in the widest arithmetic there is.
 
     Parameters
@@ -29,12 +35,16 @@ def reference(problem: Problem, first: Array, second: Array | None = None, bias:
         The operands of ``problem.op``, of the problem's shapes and layout; no ``second`` where it has one only.
     bias : ndarray, optional
         Shape (result channels,).
+    precision : dtype
+        Another one for floating-point problems: float64 is fast, and wide enough beside float32.
 
     Returns
     -------
     ndarray
         Of the problem's result shape and layout; longdouble, clongdouble, or object (Python integers).
     """
+    first = widen(first, precision)
+    second, bias = (None if array is None else widen(array, precision) for array in (second, bias))
     with np.errstate(all="ignore"):
         if problem.op == "grad_weight":
             assert second is not None
@@ -46,15 +56,16 @@ def reference(problem: Problem, first: Array, second: Array | None = None, bias:
             return result if problem.layout == "NCHW" else result.transpose(0, 2, 3, 1)
         assert second is not None
         compute = _forward if problem.op == "forward" else _grad_input
-        result = compute(problem, _images(first, problem), widen(second))
+        result = compute(problem, _images(first, problem), second)
         if bias is not None:
-            result = result + widen(bias)[:, np.newaxis, np.newaxis]
+            result = result + bias[:, np.newaxis, np.newaxis]
     return result if problem.layout == "NCHW" else result.transpose(0, 2, 3, 1)
 
 
-def widen(array: Array) -> Array:
-    """Convert to the dtype the reference computes in: longdouble, clongdouble, or object for integers."""
-    return array.astype({"f": np.longdouble, "c": np.clongdouble}.get(array.dtype.kind, object))
+def widen(array: Array, precision: type[np.floating[Any]] = np.longdouble) -> Array:
+    """Convert to what the reference computes in: ``precision``, complex numbers of it, or object for integers."""
+    wide: dict[str, Any] = {"f": precision, "c": np.result_type(precision, np.complex64)}
+    return array.astype(wide.get(array.dtype.kind, object))
 
 
 def source_pixel(position: int, size: int, boundary: str) -> int | None:
@@ -160,7 +171,7 @@ def _max_pool(problem: Problem, x: Array, grad_out: Array | None) -> Array:
 
 
 def _images(array: Array, problem: Problem) -> Array:
-    return widen(array if problem.layout == "NCHW" else array.transpose(0, 3, 1, 2))
+    return array if problem.layout == "NCHW" else array.transpose(0, 3, 1, 2)
 
 
 def _zeros(shape: tuple[int, ...], *operands: Array) -> Array:

@@ -64,14 +64,21 @@ def allowed_error(
     return _bound(problem, _scale(problem, first, second, bias, algorithm), algorithm)
 
 
-def _scale(problem: Problem, first: Array, second: Array | None, bias: Array | None, algorithm: str) -> Array:
+def _scale(
+    problem: Problem,
+    first: Array,
+    second: Array | None,
+    bias: Array | None,
+    algorithm: str,
+    precision: type[np.floating[Any]] = np.longdouble,
+) -> Array:
     """Return the same correlation of the operands' magnitudes."""
     if problem.op in POOL_OPS:  # the maximum is exact, its gradient a sum
         return np.zeros(problem.result_shape) if second is None else reference(problem, first, np.abs(second))
     magnitudes = dataclasses.replace(problem, fill_value=abs(problem.fill_value)), np.abs(first), _abs(second)
     if algorithm in TILES:
         magnitudes = _of_tiles(*magnitudes, TILES[algorithm])
-    scale = reference(*magnitudes, bias=_abs(bias))
+    scale = reference(*magnitudes, bias=_abs(bias), precision=precision)
     if algorithm == "fft":
         assert second is not None
         largest = np.abs(first).max(initial=abs(problem.fill_value)) * np.abs(second).sum()
@@ -113,13 +120,20 @@ class Expectation:
 
     Parameters
     ----------
-    problem, first, second, bias
+    problem, first, second, bias, precision
         As for :func:`convcore.testing.oracle.reference`.
     """
 
-    def __init__(self, problem: Problem, first: Array, second: Array | None = None, bias: Array | None = None) -> None:
-        self.problem, self.operands = problem, (first, second, bias)
-        self.value = reference(problem, *self.operands)
+    def __init__(
+        self,
+        problem: Problem,
+        first: Array,
+        second: Array | None = None,
+        bias: Array | None = None,
+        precision: type[np.floating[Any]] = np.longdouble,
+    ) -> None:
+        self.problem, self.operands, self.precision = problem, (first, second, bias), precision
+        self.value = reference(problem, *self.operands, precision=precision)
         self._scales: dict[str, Array] = {}
 
     def allowed(self, algorithm: str = "direct") -> Array:
@@ -130,7 +144,7 @@ class Expectation:
     def _scale(self, algorithm: str) -> Array:
         key = algorithm if algorithm in TILES or algorithm == "fft" else "direct"
         if key not in self._scales:
-            self._scales[key] = _scale(self.problem, *self.operands, key)
+            self._scales[key] = _scale(self.problem, *self.operands, key, self.precision)
         return self._scales[key]
 
     def check(self, result: Array, algorithm: str = "direct") -> Errors:

@@ -2,60 +2,88 @@
 
     recipe.py    launches, recipes, what is known of a device      dense.py   forward and the phases of grad_input
     direct.py, register_tile.py, row_tile.py, panel.py, ...        a family each
+    tables.py    what is shipped of measured and reasoned choices, by device
 
 Nothing here knows a device's API or touches data: a :class:`Recipe` is plain text and numbers, and ``execute.py``
 follows it.  To add an algorithm: its kernel file, a module with ``refusal`` and ``recipe``, an entry of
 ``ALGORITHMS``, and a line of :func:`_preferred`.
+
+What was measured comes in as parameters, plain JSON values: "algorithm", "tile" and "vector_bytes".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from convcore.spi import Problem
-from convcore_opencl.plans import direct, half, local_tile, panel, register_tile, row_tile, window, winograd
+from convcore.spi import Pair, Problem
+from convcore_opencl.plans import direct, half, local_tile, panel, register_tile, row_tile, tables, window, winograd
 from convcore_opencl.plans.recipe import INT_MAX, Launch, Recipe, Traits
 
-__all__ = ["ALGORITHMS", "Launch", "Recipe", "Traits", "recipe", "refusal"]
+__all__ = ["ALGORITHMS", "Launch", "Recipe", "Traits", "by_tables", "candidates", "recipe", "refusal", "tuned"]
 
 #: Below so many flops the direct kernels, which are compiled once for all geometries, are soon enough done.
 TILING_PAYS = 500_000
-#: How much faster Winograd's algorithm must promise to be: its estimate is a rough one.
-WINOGRAD_PAYS = 1.2
+#: Above so many flops they are not worth measuring; nor is Winograd's algorithm where it promises less than so many
+#: times the speed, nor are families for few channels above so many in a group.
+DIRECT_IS_HOPELESS, WINOGRAD_MAY_PAY, FEW_CHANNELS = 100_000_000, 0.8, 4
+
+Tiles = Sequence[tuple[int, ...]]
 
 
 class Family(NamedTuple):
-    """An algorithm: why it cannot compute a problem, and how it does."""
+    """An algorithm: why it cannot compute a problem, how it does, and the tiles it may do it with."""
 
     refusal: Callable[[Problem, Traits], str]
     recipe: Callable[[Problem, Traits, int], Recipe]
+    tiles: Callable[[Problem, Traits], Tiles] = lambda problem, device: ((),)
+
+
+def _panels(problem: Problem, device: Traits) -> Tiles:
+    return panel.possible(device)
+
+
+def _local(problem: Problem, device: Traits, tensor: int = 0) -> Tiles:
+    return [tile[:2] for tile in local_tile.possible(problem, device, tensor)]
+
+
+def _registers(problem: Problem, device: Traits) -> Tiles:
+    return ((),) if problem.op == "grad_weight" else register_tile.TILES
 
 
 def _winograd(tile: int) -> Family:
+    def by_panels(problem: Problem, device: Traits) -> bool:
+        return device.kind == "cpu" or bool(local_tile.refusal(problem, device))
+
     def chosen(problem: Problem, device: Traits, room: int) -> Recipe:
-        multiply = panel if device.kind == "cpu" or local_tile.refusal(problem, device) else local_tile
+        multiply = panel if by_panels(problem, device) else local_tile
         return winograd.recipe(problem, device, room, tile, multiply.recipe)
 
-    return Family(lambda problem, device: winograd.refusal(problem, tile), chosen)
+    def tiles(problem: Problem, device: Traits) -> Tiles:
+        return (_panels if by_panels(problem, device) else _local)(problem, device)
+
+    return Family(lambda problem, device: winograd.refusal(problem, tile), chosen, tiles)
 
 
 def _tensor(kind: int) -> Family:
-    return Family(partial(local_tile.refusal, tensor=kind), partial(local_tile.recipe, tensor=kind))
+    family = partial(local_tile.refusal, tensor=kind), partial(local_tile.recipe, tensor=kind)
+    return Family(*family, partial(_local, tensor=kind))
 
 
 ALGORITHMS = {
     "direct": Family(lambda problem, device: "", direct.recipe),
-    "register_tile": Family(register_tile.refusal, register_tile.recipe),
-    "row_tile": Family(row_tile.refusal, row_tile.recipe),
+    "register_tile": Family(register_tile.refusal, register_tile.recipe, _registers),
+    "row_tile": Family(row_tile.refusal, row_tile.recipe, row_tile.possible),
     "window": Family(window.refusal, window.recipe),
-    "panel": Family(panel.refusal, panel.recipe),
-    "strip": Family(panel.strip_refusal, panel.strip),
-    "local_tile": Family(local_tile.refusal, local_tile.recipe),
+    "panel": Family(panel.refusal, panel.recipe, _panels),
+    "strip": Family(panel.strip_refusal, panel.strip, _panels),
+    "local_tile": Family(local_tile.refusal, local_tile.recipe, _local),
     "tensor_tile_tf32": _tensor(1),
     "tensor_tile_f16": _tensor(2),
     "winograd4": _winograd(4),
@@ -64,11 +92,115 @@ ALGORITHMS = {
 }
 
 
+def candidates(problem: Problem, device: Traits) -> dict[str, dict[str, Any]]:
+    """Return what is worth measuring, by its name: the own choice first, then the algorithms with each of their tiles.
+
+    Nothing where the direct kernels are soon enough done.
+    """
+    if problem.flops < TILING_PAYS or problem.op == "grad_bias" or problem.result_dtype.kind != "f":
+        return {}
+    own = by_tables(problem, device)
+    found = {f"{own.algorithm}, as chosen": _own(problem, device)}
+    recipes = [own.launches]
+    for parameters in _worthwhile(problem, device):
+        try:
+            launches = recipe(*tuned(problem, device, parameters)).launches
+        except ValueError:
+            continue
+        if launches not in recipes:
+            recipes.append(launches)
+            found[_named(parameters)] = parameters
+    return found
+
+
+def _named(parameters: Mapping[str, Any]) -> str:
+    words = [parameters["algorithm"], "x".join(map(str, parameters.get("tile", ())))]
+    if "vector_bytes" in parameters:
+        words.append(f"of {parameters['vector_bytes']} bytes")
+    return " ".join(filter(None, words))
+
+
+def _worthwhile(problem: Problem, device: Traits) -> Iterator[dict[str, Any]]:
+    """Yield parameters that may do well, whether or not they fit."""
+    computed = half.widened(problem) if half.is_half(problem) else problem
+    processor = device.kind == "cpu"
+    names = (
+        {"panel", "strip"} if processor else {"local_tile", "tensor_tile_tf32", "tensor_tile_f16", "winograd2_fused"}
+    )
+    names.add("register_tile")
+    if min(_channels(problem)) <= FEW_CHANNELS:
+        names |= {"row_tile"} if processor else {"row_tile", "window"}
+    if problem.flops < DIRECT_IS_HOPELESS:
+        names.add("direct")
+    names |= {
+        f"winograd{tile}"
+        for tile in (2, 4)
+        if not winograd.refusal(computed, tile) and winograd.gain(computed, device, tile) > WINOGRAD_MAY_PAY
+    }
+    widths = {device.vector_bytes, 32} if processor else {device.vector_bytes}
+    for name in (name for name in ALGORITHMS if name in names and problem.algorithm in (None, name)):
+        for vector_bytes in sorted(widths, reverse=True):
+            width = {} if vector_bytes == device.vector_bytes else {"vector_bytes": vector_bytes}
+            for tile in ALGORITHMS[name].tiles(computed, replace(device, vector_bytes=vector_bytes)):
+                yield {"algorithm": name} | ({"tile": list(tile)} if tile else {}) | width
+
+
+def tuned(problem: Problem, device: Traits, parameters: Mapping[str, Any]) -> tuple[Problem, Traits]:
+    """Return the problem and the device as parameters would have them.
+
+    Raises
+    ------
+    ValueError
+        With the reason, if they do not fit the problem or the device.
+    """
+    known = {"algorithm": problem.algorithm, "tile": [], "vector_bytes": device.vector_bytes}
+    algorithm, tile, vector_bytes = (known | parameters).values() if parameters.keys() <= known.keys() else ("",) * 3
+    if algorithm not in ALGORITHMS or vector_bytes not in {32, device.vector_bytes}:
+        raise ValueError(f"there are no parameters {dict(parameters)} for vectors of {device.vector_bytes} bytes")
+    if problem.algorithm not in (None, algorithm):
+        raise ValueError(f"algorithm {problem.algorithm!r} was asked for, not {algorithm!r}")
+    wanted = replace(problem, algorithm=algorithm), replace(device, vector_bytes=vector_bytes)
+    reason = refusal(*wanted)
+    if reason:
+        raise ValueError(reason)
+    computed = half.widened(problem) if half.is_half(problem) else problem
+    if tile and tuple(tile) not in map(tuple, ALGORITHMS[algorithm].tiles(computed, wanted[1])):
+        raise ValueError(f"algorithm {algorithm!r} has no tile {tile}")
+    return wanted[0], replace(wanted[1], tile=tuple(tile))
+
+
 def recipe(problem: Problem, device: Traits) -> Recipe:
     """Choose how a problem is computed; :func:`refusal` has nothing against it."""
     if half.is_half(problem):
         return half.around(problem, _chosen(half.widened(problem), device, _preferred(problem, device)))
     return _chosen(problem, device, _preferred(problem, device))
+
+
+def by_tables(problem: Problem, device: Traits) -> Recipe:
+    """Choose by the shipped tables: by what one of them says of the problem, else by the model with their numbers."""
+    table = tables.lookup(device)
+    note, entry = f"model with the numbers of {table.where}", table.problems.get(problem.bucket)
+    if entry is not None:
+        try:
+            chosen = recipe(*tuned(problem, device, entry["parameters"]))
+            return _noted(chosen, f"{entry['where']}: {_named(entry['parameters'])}, {entry['gain']:g} times as fast")
+        except ValueError as error:
+            note = f"{entry['where']} has a choice that does not fit: {error}"
+    return _noted(recipe(problem, device), note)
+
+
+def _noted(chosen: Recipe, note: str) -> Recipe:
+    return replace(chosen, notes="; ".join(filter(None, (chosen.notes, note))))
+
+
+def _own(problem: Problem, device: Traits) -> dict[str, Any]:
+    """Return the parameters that :func:`by_tables` goes by; the tile is left to the family where no table has one."""
+    entry = tables.lookup(device).problems.get(problem.bucket)
+    if entry is not None:
+        with suppress(ValueError):
+            tuned(problem, device, entry["parameters"])
+            return dict(entry["parameters"])
+    return {"algorithm": recipe(problem, device).algorithm}
 
 
 def _chosen(problem: Problem, device: Traits, preferred: tuple[str, ...]) -> Recipe:
@@ -88,11 +220,10 @@ def _preferred(problem: Problem, device: Traits) -> tuple[str, ...]:
     """Name the tiled algorithms worth a try, best first; small problems are done before a tile is compiled."""
     if problem.flops < TILING_PAYS:
         return ()
-    read, written = problem.weight_shape[1], problem.output_shape[1] // problem.groups
-    if problem.op == "grad_input":
-        read, written = written, read
+    read, written = _channels(problem)
     few = written < device.lanes(problem) // 2 or problem.op == "grad_weight"
-    tiles = {"cpu": ("panel", "register_tile")}.get(device.kind, ("local_tile", "register_tile"))
+    usual = {"cpu": ("panel", "register_tile")}.get(device.kind, ("local_tile", "register_tile"))
+    tiles = device.families or usual
     if device.kind == "cpu" and problem.weight_shape[2:] != (1, 1):
         tiles = "strip", *tiles
     if written == 1 or (read == 1 and few):
@@ -101,10 +232,16 @@ def _preferred(problem: Problem, device: Traits) -> tuple[str, ...]:
         return "tensor_tile_f16" if half.is_half(problem) else "tensor_tile_tf32", *tiles
     gains = {tile: winograd.gain(problem, device, tile) for tile in (4, 2) if not winograd.refusal(problem, tile)}
     best = max(gains, key=lambda tile: gains[tile], default=0)
-    if gains.get(best, 0) > WINOGRAD_PAYS:
+    if gains.get(best, 0) > device.winograd_pays:
         return f"winograd{best}", *tiles
     fused = device.kind != "cpu" and min(read, written) >= winograd.FUSED_BLOCK
     return ("winograd2_fused", *tiles) if fused else tiles
+
+
+def _channels(problem: Problem) -> Pair:
+    """Return how many channels of a group are read and written."""
+    read, written = problem.weight_shape[1], problem.output_shape[1] // problem.groups
+    return (written, read) if problem.op == "grad_input" else (read, written)
 
 
 def refusal(problem: Problem, device: Traits) -> str:

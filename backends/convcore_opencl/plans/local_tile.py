@@ -24,8 +24,6 @@ from convcore_opencl.plans.recipe import (
 
 #: Elements of the vectors in which tiles are brought and read.
 LANES = 4
-#: Groups that keep a compute unit busy while others wait for memory.
-GROUPS_PER_UNIT = 2
 #: What the inputs of tensor cores are rounded to, by the number their kernels know it by.
 TENSOR = {0: "", 1: "tf32", 2: "f16"}
 
@@ -65,7 +63,7 @@ def refusal(problem: Problem, device: Traits, tensor: int = 0) -> str:
         return f"needs tensor cores, and no probe has seen any work on {device.name}"
     if floats_only(problem):
         return floats_only(problem)
-    if not _possible(problem, device, tensor):
+    if not possible(problem, device, tensor):
         return (
             f"needs groups of {min(tile.group for tile in TILES)} work-items and their __local memory, "
             f"{device.name} has {device.largest_group} and {device.local_memory} bytes"
@@ -129,7 +127,7 @@ def _grad_weight(problem: Problem, device: Traits, room: int, tensor: int) -> Re
     )
     items = problem.groups * -(-per_group // tile.rows) * -(-columns // tile.columns) * tile.group
     launch = Launch("local_tile.cl", "grad_weight", options, items, ("first", "second"), arguments, tile.group)
-    wanted = GROUPS_PER_UNIT * device.units * tile.group
+    wanted = device.groups_per_unit * device.units * tile.group
     launches, workspace = split(problem, launch, wanted, room, images * math.prod(grid))
     return Recipe(_name(tensor), launches, workspace, _described(tile, tensor))
 
@@ -142,10 +140,11 @@ def best_tile(problem: Problem, device: Traits, tensor: int, rows: int, columns:
         waves = groups / device.units if problem.op == "grad_weight" else -(-groups // device.units)
         return waves * tile.rows * tile.columns / tile.rate
 
-    return min(_possible(problem, device, tensor), key=seconds)
+    return min(device.chosen(possible(problem, device, tensor)), key=seconds)
 
 
-def _possible(problem: Problem, device: Traits, tensor: int) -> list[Tile]:
+def possible(problem: Problem, device: Traits, tensor: int) -> list[Tile]:
+    """Return the tiles that the device has room for."""
     itemsize = problem.result_dtype.itemsize
     return [
         tile

@@ -34,8 +34,6 @@ from convcore_opencl.plans.recipe import (
 #: Rows and vectors of a tile by the bytes of a vector: 12 accumulators for the 16 registers of AVX2, 24 for the 32 of
 #: AVX-512.  The one that leaves least over is taken.
 TILES = {32: ((4, 3), (6, 2)), 64: ((6, 4), (12, 2), (8, 3))}
-#: Bytes of a panel, or of strips, that are staged at a time: as much as a first-level cache holds.
-STAGED_BYTES = 32768
 
 
 def refusal(problem: Problem, device: Traits) -> str:
@@ -63,9 +61,9 @@ def strip_refusal(problem: Problem, device: Traits) -> str:
     if problem.op == "grad_weight" or (problem.op == "forward" and problem.stride != (1, 1)):
         return "computes forward with stride 1 and grad_input only"
     lanes = device.lanes(problem)
-    columns = max(vectors for _, vectors in TILES[device.vector_bytes]) * lanes
+    columns = max(vectors for _, vectors in possible(device)) * lanes
     longest = max(_strip(*axes, columns) for axes in dense_axes(problem))
-    capacity = STAGED_BYTES // problem.result_dtype.itemsize
+    capacity = device.staged_bytes // problem.result_dtype.itemsize
     return f"stages strips of {capacity} pixels at most, these have {longest}" if longest > capacity else ""
 
 
@@ -105,6 +103,11 @@ def _described(tile: Pair, device: Traits, problem: Problem, launches: list[Laun
     return f"tile of {tile[0]} rows x {tile[1] * device.lanes(problem)} columns, {len(launches)} launch(es)"
 
 
+def possible(device: Traits) -> tuple[Pair, ...]:
+    """Return the tiles there are."""
+    return TILES[device.vector_bytes]
+
+
 def best_tile(device: Traits, problem: Problem, rows: int, columns: int) -> Pair:
     """Return the (rows, vectors) of a tile that leave the least over of a matrix of results."""
     lanes = device.lanes(problem)
@@ -112,7 +115,7 @@ def best_tile(device: Traits, problem: Problem, rows: int, columns: int) -> Pair
     def covered(tile: Pair) -> int:
         return math.prod(-(-size // step) * step for size, step in ((rows, tile[0]), (columns, tile[1] * lanes)))
 
-    return min(TILES[device.vector_bytes], key=covered)
+    return min(device.chosen(possible(device)), key=covered)
 
 
 def tile_options(problem: Problem, device: Traits, tile: Pair, adjacent: bool) -> tuple[str, ...]:
@@ -121,7 +124,7 @@ def tile_options(problem: Problem, device: Traits, tile: Pair, adjacent: bool) -
         *(f"-DROWS={tile[0]}", f"-DVECTORS={tile[1]}", f"-DROW_STEP={int(adjacent)}"),
         *(
             f"-DSTAGED={staged_rows(problem, device, tile)}",
-            f"-DCAPACITY={STAGED_BYTES // problem.result_dtype.itemsize}",
+            f"-DCAPACITY={device.staged_bytes // problem.result_dtype.itemsize}",
         ),
     )
 
@@ -129,7 +132,7 @@ def tile_options(problem: Problem, device: Traits, tile: Pair, adjacent: bool) -
 def staged_rows(problem: Problem, device: Traits, tile: Pair) -> int:
     """Return how many rows of a panel are staged at a time."""
     lanes = device.lanes(problem)
-    return STAGED_BYTES // (tile[1] * device.vector_bytes) // lanes * lanes
+    return device.staged_bytes // (tile[1] * device.vector_bytes) // lanes * lanes
 
 
 def parts(rows: int, tile_rows: int, others: int, device: Traits) -> Pair:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from convcore.spi import Pair, Problem
 
+T = TypeVar("T", bound=tuple[Any, ...])
+
 #: Work-items in a group.  Fixed, because PoCL compiles a kernel again for each size it is started with;
 #: one for tiles on a CPU, whose compilers would else make vectors across work-items too.
 GROUP = 64
-#: A reduction over images is split until so many work-items share it: scalar ones, and tiles for each core of a CPU ...
+#: A reduction over images is split until so many scalar work-items share it ...
 ITEMS_WANTED = 16384
-TILES_PER_UNIT = 8
 #: ... but never into more chunks than this, each of which costs a copy of the result.
 MOST_CHUNKS = 256
 #: Phases of a stride that are worth a launch each.
@@ -94,6 +95,22 @@ class Traits:
         "nvidia" where a probe has seen them work, "emulated" in tests; else empty.
     float16 : bool
         Whether a probe has seen numbers of half precision read and written.
+    vendor, platform : str
+        Who made the device, and the name of its driver's platform.
+    families : tuple of str
+        The tiled families in the order in which they are tried; empty for the order of the device's kind.
+    tiles_per_unit : int
+        Tiles that each core of a CPU should have, so that one that is late does not hold up all.
+    groups_per_unit : int
+        Groups that keep a compute unit of a GPU busy while others wait for memory.
+    staged_bytes : int
+        Of a panel, or of strips, that are staged at a time: as much as a first-level cache holds.
+    winograd_pays : float
+        How much faster Winograd's algorithm must promise to be: its estimate is a rough one.
+    start_flops : float
+        What a product could do in the time that three more launches take; 0 for a guess by the device's kind.
+    tile : tuple of int
+        The tile that was chosen by measuring, as its family writes it; empty for the family's own choice.
     """
 
     name: str
@@ -107,6 +124,15 @@ class Traits:
     largest_group: int = 256
     tensor_cores: str = ""
     float16: bool = False
+    vendor: str = ""
+    platform: str = ""
+    families: tuple[str, ...] = ()
+    tiles_per_unit: int = 8
+    groups_per_unit: int = 2
+    staged_bytes: int = 32768
+    winograd_pays: float = 1.2
+    start_flops: float = 0.0
+    tile: tuple[int, ...] = ()
 
     @property
     def tile_group(self) -> int:
@@ -116,7 +142,12 @@ class Traits:
     @property
     def tiles_wanted(self) -> int:
         """Work-items with a tile each that keep the device busy."""
-        return TILES_PER_UNIT * self.units if self.kind == "cpu" else ITEMS_WANTED
+        return self.tiles_per_unit * self.units if self.kind == "cpu" else ITEMS_WANTED
+
+    def chosen(self, tiles: Iterable[T]) -> list[T]:
+        """Return those of a family's tiles that begin like the one that was chosen by measuring, or all of them."""
+        every = list(tiles)
+        return [tile for tile in every if tuple(tile[: len(self.tile)]) == self.tile] or every
 
     def lanes(self, problem: Problem) -> int:
         """Return the elements of a vector."""

@@ -25,14 +25,14 @@ from convcore_opencl.plans.recipe import (
 #: Accumulators of a tile of taps: 16 registers hold them, a gradient and a pixel.
 TAP_ACCUMULATORS = 12
 #: Pixels of a tile: the one with the least waste in a row is taken, so a specialisation has three at most.
-TILE_PIXELS = (8, 7, 4)
+TILES = ((8,), (7,), (4,))
 #: Pixels of a row a tile may span; the kernel keeps them in registers or on the stack.
 WIDEST_SPAN = 128
 
 
 def refusal(problem: Problem, device: Traits) -> str:
     """Say why this family cannot compute a problem; empty when it can."""
-    _, span = spans(problem, (1, max(TILE_PIXELS)))
+    _, span = spans(problem, (1, max(TILES)[0]))
     if not floats_only(problem) and problem.op != "grad_weight" and span > WIDEST_SPAN:
         return f"takes tiles that span {WIDEST_SPAN} pixels of a row, these span {span}"
     return floats_only(problem)
@@ -50,12 +50,12 @@ def recipe(problem: Problem, device: Traits, room: int) -> Recipe:
         packed = pack(problem, dense, lanes, launches, workspace)
         launches.append(_correlate(problem, dense, packed, device))
     launches += fold(problem)
-    tile = f"tile of {lanes} channels x {_pixels(columns.grid)} pixels, {len(workspace)} launch(es)"
+    tile = f"tile of {lanes} channels x {_pixels(columns.grid, device)} pixels, {len(workspace)} launch(es)"
     return Recipe("register_tile", tuple(launches), workspace, tile)
 
 
 def _correlate(problem: Problem, dense: Dense, packed: str, device: Traits) -> Launch:
-    pixels = _pixels(dense.columns.grid)
+    pixels = _pixels(dense.columns.grid, device)
     tiles = dense.rows.grid * -(-dense.columns.grid // pixels)
     items = problem.input_shape[0] * problem.groups * dense.blocks * tiles
     arguments = *dense_arguments(problem, dense), np.int64(items)
@@ -64,9 +64,10 @@ def _correlate(problem: Problem, dense: Dense, packed: str, device: Traits) -> L
     return Launch("register_tile.cl", "correlate", options, items, buffers, arguments, device.tile_group)
 
 
-def _pixels(grid: int) -> int:
+def _pixels(grid: int, device: Traits) -> int:
     """Return the tile that covers a row of the grid in the least time; a tile costs about one pixel of its own."""
-    return min(TILE_PIXELS, key=lambda pixels: -(-grid // pixels) * (pixels + 1))
+    (pixels,) = min(device.chosen(TILES), key=lambda tile: -(-grid // tile[0]) * (tile[0] + 1))
+    return pixels
 
 
 def _weight_tile(problem: Problem, device: Traits, room: int) -> Recipe:

@@ -54,7 +54,8 @@ def _staged(problem: Problem, device: Traits) -> list[tuple[Pair, int]]:
     return [(tile, math.prod(spans(problem, (tile[0], tile[1] * lanes)))) for tile in tiles]
 
 
-def _possible(problem: Problem, device: Traits) -> list[Pair]:
+def possible(problem: Problem, device: Traits) -> list[Pair]:
+    """Return the tiles whose pixels find room."""
     return [tile for tile, staged in _staged(problem, device) if staged <= MOST_STAGED]
 
 
@@ -91,7 +92,7 @@ def _row_tile(problem: Problem, dense: Dense, device: Traits) -> Pair:
     def seconds(tile: Pair) -> int:
         return -(-rows // tile[0]) * -(-columns // (tile[1] * lanes)) * (math.prod(tile) + TILE_COST)
 
-    return min(_possible(problem, device), key=seconds)
+    return min(device.chosen(possible(problem, device)), key=seconds)
 
 
 def _row_weight(problem: Problem, device: Traits, room: int) -> Recipe:
@@ -99,7 +100,7 @@ def _row_weight(problem: Problem, device: Traits, room: int) -> Recipe:
     _, depth, *taps = problem.weight_shape
     lanes, (n, _, p, width) = device.lanes(problem), problem.output_shape
     height, columns, _ = tap_tile((taps[0], taps[1]), 1)
-    segments = [vectors for _, vectors in _possible(problem, device)]
+    segments = [vectors for _, vectors in device.chosen(possible(problem, device))]
     vectors = min(segments, key=lambda vectors: -(-width // (vectors * lanes)) * (vectors + 2))
     options = (
         *vector_options(problem, device),

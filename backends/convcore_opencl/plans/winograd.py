@@ -49,7 +49,7 @@ def gain(problem: Problem, device: Traits, tile: int) -> float:
         + TILE_COST * (rows + channels) * count
         + (WEIGHT_COST if near or device.kind != "cpu" else FAR_WEIGHT_COST) * pairs
     )
-    return problem.flops / (cost + START_COST[device.kind])
+    return problem.flops / (cost + (device.start_flops or START_COST[device.kind]))
 
 
 def refusal(problem: Problem, tile: int) -> str:

@@ -1,0 +1,229 @@
+"""The OpenCL backend's tables, candidates and parameters: tested without a device, then on the one there is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+from convcore_opencl import plans
+from convcore_opencl.plans import Traits, candidates, recipe, tables, tuned
+
+import convcore
+from convcore import select
+from convcore.registry import registry
+from convcore.spi import Problem, UnsupportedProblem
+from convcore.testing.tolerance import assert_within
+from convcore.tuning import choices
+
+FOLDER = Path(__file__).parent.parent / "backends" / "convcore_opencl" / "tuning"
+CPU, GPU = Traits("a processor"), Traits("a card", "gpu", vendor="nobody")
+DENSE = Problem("forward", (1, 64, 56, 56), (64, 64, 3, 3), (1, 64, 56, 56), padding=((1, 1), (1, 1)))
+DEPTHWISE = Problem("forward", (1, 32, 56, 56), (32, 1, 3, 3), (1, 32, 54, 54), groups=32)
+PROBLEMS = [DENSE, replace(DENSE, op="grad_input"), replace(DENSE, op="grad_weight"), DEPTHWISE]
+
+
+def levels(level):
+    yield level
+    for key in ("architectures", "devices"):
+        for below in level.get(key, {}).values():
+            yield from levels(below)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_a_shipped_table_is_what_it_should_be(path):
+    """Each level says whom it is for and where it is from; numbers are of the right kind, and no GPU was measured."""
+    top = json.loads(path.read_text())
+    types = {field.name: type(field.default) for field in fields(Traits)}
+    for level in levels(top):
+        assert level.keys() <= {"match", "source", "traits", "problems", "architectures", "devices"}
+        assert "match" in level or level is top
+        assert level["source"].startswith(("measured", "reasoned"))
+        assert level.get("match", {}).keys() <= types.keys()
+        for name, value in level.get("traits", {}).items():
+            assert name in tables.FIELDS
+            assert types[name](value) == value or isinstance(value, list)
+            if name == "families":
+                assert set(value) <= set(plans.ALGORITHMS)
+        if level.get("problems"):
+            assert level["source"].startswith("measured")
+            assert path.stem == "pocl", "who has measured another device says so here"
+        for entry in level.get("problems", {}).values():
+            assert entry.keys() == {"parameters", "gain"}
+            assert entry["parameters"]["algorithm"] in plans.ALGORITHMS
+            assert entry["gain"] > 1
+
+
+def test_the_tables_are_in_the_wheel(wheel):
+    with ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.startswith("convcore_opencl/tuning/")}
+    assert packed == {f"convcore_opencl/tuning/{path.name}" for path in FOLDER.glob("*.json")}
+    assert len(packed) > 5
+
+
+@pytest.mark.parametrize(
+    ("device", "where"),
+    [
+        (CPU, "tuning/default.json, cpu"),
+        (GPU, "tuning/default.json, gpu"),
+        (replace(GPU, name="NVIDIA H200", vendor="NVIDIA Corporation"), "tuning/nvidia.json, Hopper"),
+        (replace(GPU, name="NVIDIA H100 PCIe", vendor="NVIDIA Corporation"), "tuning/nvidia.json, Hopper, H100 PCIe"),
+        (replace(GPU, name="NVIDIA K80", vendor="NVIDIA Corporation"), "tuning/nvidia.json"),
+        (replace(GPU, name="gfx90a:sramecc+", vendor="Advanced Micro Devices, Inc."), "tuning/amd.json, CDNA"),
+        (
+            replace(GPU, name="Intel(R) UHD Graphics 770", vendor="Intel(R) Corporation"),
+            "tuning/intel.json, integrated",
+        ),
+        (replace(GPU, name="Mali-G78", vendor="ARM"), "tuning/arm.json"),
+    ],
+)
+def test_the_most_particular_table_decides(device, where):
+    assert tables.lookup(device).where == where
+
+
+def test_a_more_particular_level_overrides_a_more_general_one(monkeypatch):
+    def level(start_flops, **below):
+        return {"match": {"name": ["card*"]}, "source": "reasoned", "traits": {"start_flops": start_flops}, **below}
+
+    device = {"card 1": level(3.0) | {"match": {"name": ["card 1"]}}}
+    vendor = level(1.0, architectures={"new": level(2.0, devices=device)})
+    files = ("default", level(0.5) | {"match": {}}), ("maker", vendor)
+    monkeypatch.setattr(tables, "_files", lambda: files)
+    found = {name: tables.lookup.__wrapped__(Traits(name)) for name in ("card 1", "card 2", "other")}
+    assert [table.traits["start_flops"] for table in found.values()] == [3.0, 2.0, 0.5]
+    assert found["card 1"].where == "tuning/maker.json, new, card 1"
+
+
+def test_a_device_that_no_table_knows_is_treated_as_without_tables():
+    for device in (CPU, GPU):
+        tabled = replace(device, **tables.lookup(device).traits)
+        for problem in PROBLEMS:
+            assert recipe(problem, tabled) == recipe(problem, device)
+
+
+def test_mobile_gpus_keep_tiles_in_registers():
+    device = replace(GPU, name="Mali-G78", vendor="ARM")
+    tabled = replace(device, **tables.lookup(device).traits)
+    strided = replace(DENSE, output_shape=(1, 64, 28, 28), stride=(2, 2))
+    assert recipe(strided, tabled).algorithm == "register_tile"
+    assert recipe(strided, device).algorithm == "local_tile"
+
+
+@pytest.mark.parametrize("device", [CPU, replace(CPU, vector_bytes=64), GPU], ids=["avx2", "avx512", "gpu"])
+@pytest.mark.parametrize("problem", PROBLEMS, ids=["forward", "grad_input", "grad_weight", "depthwise"])
+def test_candidates_begin_with_the_own_choice_and_are_all_different(problem, device):
+    found = candidates(problem, device)
+    own, *_ = found.values()
+    recipes = [recipe(*tuned(problem, device, parameters)).launches for parameters in found.values()]
+    assert own["algorithm"] == recipe(problem, device).algorithm
+    assert recipes[0] == recipe(problem, device).launches
+    assert len(recipes) > 3
+    assert all(one != other for index, one in enumerate(recipes) for other in recipes[:index])
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_what_is_soon_done_offers_no_choice():
+    assert candidates(Problem("forward", (1, 1, 6, 8), (1, 1, 1, 2), (1, 1, 6, 7)), CPU) == {}
+    assert candidates(Problem("grad_bias", (64, 64, 56, 56), (64, 1, 1, 1), (64, 64, 56, 56), groups=64), CPU) == {}
+
+
+def test_candidates_keep_to_an_algorithm_that_was_named():
+    found = candidates(replace(DENSE, algorithm="panel"), CPU)
+    assert {parameters["algorithm"] for parameters in found.values()} == {"panel"}
+
+
+@pytest.mark.parametrize(
+    ("problem", "parameters", "reason"),
+    [
+        (DENSE, {"algorithm": "nothing"}, "there are no parameters"),
+        (DENSE, {"algorithm": "panel", "colour": 3}, "there are no parameters"),
+        (DENSE, {"algorithm": "panel", "vector_bytes": 64}, "there are no parameters .* for vectors of 32 bytes"),
+        (DENSE, {"algorithm": "panel", "tile": [99, 1]}, r"algorithm 'panel' has no tile \[99, 1\]"),
+        (DEPTHWISE, {"algorithm": "winograd4"}, "algorithm 'winograd4' computes one group only"),
+        (replace(DENSE, accuracy="strict"), {"algorithm": "winograd4"}, "errs more than accuracy 'strict' allows"),
+        (replace(DENSE, algorithm="strip"), {"algorithm": "panel"}, "'strip' was asked for, not 'panel'"),
+        (replace(DENSE, workspace_limit=0), {"algorithm": "register_tile"}, "the limit is 0"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused_in_words(problem, parameters, reason):
+    with pytest.raises(ValueError, match=reason):
+        tuned(problem, CPU, parameters)
+
+
+def test_a_problem_of_a_table_is_computed_as_that_says(monkeypatch):
+    entry = {"parameters": {"algorithm": "panel", "tile": [6, 2]}, "gain": 1.5, "where": "tuning/x.json"}
+    table = tables.Table("tuning/x.json", "measured", {}, {DENSE.bucket: entry})
+    monkeypatch.setattr(tables, "lookup", lambda device: table)
+    assert plans.by_tables(DENSE, CPU).notes.endswith("; tuning/x.json: panel 6x2, 1.5 times as fast")
+    assert plans.by_tables(DENSE, CPU).launches == recipe(*tuned(DENSE, CPU, entry["parameters"])).launches
+    assert next(iter(candidates(DENSE, CPU).items())) == ("panel, as chosen", entry["parameters"])
+    named = replace(DENSE, algorithm="strip")
+    table.problems[named.bucket] = entry
+    found = plans.by_tables(named, CPU)
+    assert found.algorithm == "strip"
+    assert "a choice that does not fit: algorithm 'strip' was asked for, not 'panel'" in found.notes
+
+
+# ---------------------------------------------------------------- on a device
+
+SMALL = Problem("forward", (1, 16, 16, 16), (16, 16, 3, 3), (1, 16, 16, 16), padding=((1, 1), (1, 1)))
+
+
+@pytest.fixture
+def backend(tmp_path, monkeypatch):
+    """Return the backend, with a cache folder that holds no choices yet."""
+    pytest.importorskip("pyopencl")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(choices, "_files", {})
+    backend = registry().backend("opencl")
+    if isinstance(backend.probe(), str):
+        pytest.skip(backend.probe())
+    select.cache.clear()
+    yield backend
+    select.cache.clear()
+
+
+def test_every_candidate_computes_the_problem(backend):
+    rng = np.random.default_rng(1)
+    x, weight = (rng.standard_normal(shape).astype(np.float32) for shape in SMALL.operand_shapes)
+    found = backend.candidates(SMALL)
+    assert len(found) > 5
+    for parameters in list(found.values())[::4]:
+        plan = backend.plan_with(SMALL, parameters)
+        assert plan.algorithm == parameters["algorithm"]
+        assert_within(plan(x, weight), SMALL, x, weight, algorithm=plan.algorithm)
+
+
+def test_the_users_file_goes_before_the_tables_and_explain_says_which(backend):
+    def explained(**keywords):
+        return convcore.explain("forward", *SMALL.operand_shapes, padding=1, backend="opencl", **keywords)
+
+    assert "tuning/" in explained().notes
+    assert "tuning/" not in explained(tune="off").notes
+    entry = choices.Entry("direct", {"algorithm": "direct"}, 1.0, 2.0, "today")
+    choices.store("opencl", backend, SMALL, entry)
+    select.cache.clear()
+    assert explained().algorithm == "direct"
+    path = choices.users().path
+    assert explained().notes.endswith(
+        f"; by {path}: direct, measured today: 2.00 times as fast as the backend's own choice"
+    )
+    assert "tuning/" in explained(tune="heuristic").notes
+    for key in json.loads(path.read_text())["entries"]:
+        assert key == f"opencl | {backend.fingerprint()} | {SMALL.bucket}"
+    assert backend.probe()[0].name in backend.fingerprint()
+    assert backend.probe()[0].detail["driver"] in backend.fingerprint()
+
+
+def test_parameters_of_another_version_are_refused(backend):
+    with pytest.raises(UnsupportedProblem):
+        backend.plan_with(SMALL, {"algorithm": ["panel"]})
+    with pytest.raises(UnsupportedProblem):
+        backend.plan_with(SMALL, {"tile": "6x4"})
+
+
+def test_only_compilers_for_processors_may_abort(backend):
+    assert backend.may_abort() == (backend.probe()[0].kind == "cpu")
