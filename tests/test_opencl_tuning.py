@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
+import os
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from zipfile import ZipFile
@@ -177,7 +181,7 @@ def backend(tmp_path, monkeypatch):
     """Return the backend, with a cache folder that holds no choices yet."""
     pytest.importorskip("pyopencl")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(choices, "_files", {})
+    monkeypatch.setattr(choices, "users", functools.cache(choices.users.__wrapped__))
     backend = registry().backend("opencl")
     if isinstance(backend.probe(), str):
         pytest.skip(backend.probe())
@@ -227,3 +231,101 @@ def test_parameters_of_another_version_are_refused(backend):
 
 def test_only_compilers_for_processors_may_abort(backend):
     assert backend.may_abort() == (backend.probe()[0].kind == "cpu")
+
+
+class TestFirstCalls:
+    """A new shape of a known specialisation builds nothing, and costs little."""
+
+    SHAPES = tuple((16 + i % 3, 20 + i, 21 + 2 * i) for i in range(30))
+
+    def first_and_second(self, backend, shape):
+        channels, height, width = shape
+        rng = np.random.default_rng(0)
+        x = backend.to_device(rng.standard_normal((1, channels, height, width), np.float32))
+        weight = backend.to_device(rng.standard_normal((20, channels, 3, 3), np.float32))
+        backend.synchronize()
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            convcore.conv2d(x, weight, padding=1, backend="opencl")
+            backend.synchronize()
+            seconds.append(time.perf_counter() - start)
+        return seconds[0] - seconds[1]
+
+    def test_the_first_call_costs_under_a_millisecond_more_than_the_second(self, backend):
+        from convcore_opencl import program
+
+        for shape in self.SHAPES[:10]:  # the specialisations there are
+            self.first_and_second(backend, shape)
+        built = len(program.programs._programs)
+        more = [self.first_and_second(backend, shape) for shape in self.SHAPES[10:]]
+        assert len(program.programs._programs) == built
+        assert np.quantile(more, 0.25) < 1e-3  # others may run on this machine meanwhile
+
+
+class TestBinaries:
+    """What is built is kept on disk, here by a driver that has a cache of its own switched to ours."""
+
+    OPTIONS = ("-DFIRST=float", "-DRESULT=float", "-DNHWC=0", "-DBOUNDARY_CONSTANT=1")
+
+    @pytest.fixture
+    def build(self, backend, monkeypatch):
+        """Return a function that builds a program anew, and says whether from a binary."""
+        import pyopencl as cl
+        from convcore_opencl import binaries, device, program
+
+        monkeypatch.setattr(binaries, "KEEPERS", ())
+        runtime = device.runtime(device.choose())
+
+        def build():
+            built = program.build(runtime.context, runtime.device, "sums.cl", self.OPTIONS)
+            assert "channel_sum" in built.kernel_names
+            return not built.get_info(cl.program_info.SOURCE)
+
+        return build
+
+    def test_a_program_is_built_once_for_all_processes(self, build, tmp_path):
+        assert not build()
+        (path,) = (tmp_path / "convcore" / "opencl-binaries").iterdir()
+        assert build()
+        assert path.stat().st_size > 1000
+
+    @pytest.mark.parametrize("damage", [lambda good: good[:-1], lambda good: b"", lambda good: good[:32] + b"x"])
+    def test_what_is_damaged_is_built_again(self, build, tmp_path, damage):
+        build()
+        (path,) = (tmp_path / "convcore" / "opencl-binaries").iterdir()
+        good = path.read_bytes()
+        path.write_bytes(damage(good))
+        assert not build()
+        assert path.read_bytes() == good
+        assert build()
+
+    def test_a_binary_that_the_driver_does_not_take_is_built_again(self, build, tmp_path):
+        build()
+        (path,) = (tmp_path / "convcore" / "opencl-binaries").iterdir()
+        path.write_bytes(hashlib.sha256(b"nonsense").digest() + b"nonsense")
+        assert not build()
+
+    def test_the_oldest_make_room(self, build, tmp_path, monkeypatch):
+        from convcore_opencl import binaries
+
+        monkeypatch.setattr(binaries, "MOST", 2)
+        folder = tmp_path / "convcore" / "opencl-binaries"
+        folder.mkdir(parents=True)
+        for age in (3, 2, 1):
+            (folder / f"old{age}").write_bytes(b"")
+            os.utime(folder / f"old{age}", (100 - age, 100 - age))
+        build()
+        assert len(list(folder.iterdir())) == 2
+        assert (folder / "old1").exists()
+
+    def test_a_folder_that_cannot_be_written_keeps_nothing(self, build, tmp_path):
+        (tmp_path / "convcore").write_text("a file")
+        assert not build()
+        assert not build()
+
+    def test_drivers_with_a_cache_of_their_own_are_left_alone(self, backend):
+        from convcore_opencl import binaries, device
+
+        chosen = device.choose()
+        assert (binaries.place(chosen, "", ()) is None) == (chosen.platform.name in binaries.KEEPERS)

@@ -82,7 +82,7 @@ def test_a_large_layer_gets_winograd_unless_accuracy_is_strict(backend):
     problem = make_problem(images=1, channels=(64, 64), size=(120, 120), padding=((1, 1), (1, 1)), bias=False)
     plan = backend.plan(problem)
     assert plan.algorithm == "winograd4"
-    assert plan.notes.startswith("F(4x4, 3x3), whose error is up to 2.9 times that of direct; on ")
+    assert plan.notes.startswith("F(4x4, 3x3), whose error is up to 2.9 times that of direct; ")
     given = random_operands(problem)
     assert_within(plan(*given), problem, *given, algorithm=plan.algorithm)
     assert backend.plan(replace(problem, accuracy="strict")).algorithm != "winograd4"

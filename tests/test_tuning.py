@@ -1,5 +1,6 @@
 """Measured choices: what the file says, what is measured, who may win, and what `convcore tune` does with it."""
 
+import functools
 import json
 import os
 import sys
@@ -76,7 +77,7 @@ def cache(tmp_path, monkeypatch):
     """Return where the user's file will be."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("CONVCORE_TUNE", raising=False)
-    monkeypatch.setattr(choices, "_files", {})
+    monkeypatch.setattr(choices, "users", functools.cache(choices.users.__wrapped__))
     monkeypatch.setattr("convcore.tuning.trial.SECONDS", 0.01)
     return tmp_path / "convcore" / "tuning.json"
 

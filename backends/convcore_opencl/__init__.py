@@ -3,6 +3,7 @@
     backend.py   what it can do, and why not        plans/      which kernels, tiles and -D options: no data
     execute.py   runs a plan's launches on arrays   device.py   devices, contexts, queues, life after fork
     program.py   builds and caches kernels          probe.py    what drivers do not say, tried in a child process
+    binaries.py  keeps what was built on disk       tuning/     choices by device, as shipped
     arrays.py    PyOpenCL arrays in and out         kernels/    the OpenCL C
 
 Nothing here imports pyopencl until a device is asked for.

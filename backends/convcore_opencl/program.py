@@ -2,7 +2,7 @@
 
 A ``cl.Kernel`` holds its arguments, so a plan has kernels of its own, in which only the buffers change from call to
 call: setting one argument costs microseconds, and a kernel has twenty.  That and enqueueing is one step under a lock.
-What this process has built is kept in memory, and on disk by those drivers that keep it.
+What this process has built is kept in memory, and on disk by the driver or by ``binaries.py``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ import numpy as np
 import pyopencl as cl
 
 from convcore.spi import KernelBuildError, Pair
+from convcore_opencl import binaries
 
 #: Allows a * b + c to become one instruction, which the builtins mad() and fma() do not always.
 BASE_OPTIONS = ("-cl-std=CL1.2", "-cl-mad-enable")
-
-#: PyOpenCL's own cache stays off: where its folder cannot be written it fails the build (2026.1, KeyError).
-_NO_CACHE: Any = False
 
 
 class PreparedKernel:
@@ -113,7 +111,7 @@ def sources() -> str:
 
 
 def build(context: cl.Context, device: cl.Device, file: str, options: Sequence[str]) -> cl.Program:
-    """Compile one kernel file for a device.
+    """Compile one kernel file for a device, unless that was done before and the binary kept.
 
     Raises
     ------
@@ -121,11 +119,14 @@ def build(context: cl.Context, device: cl.Device, file: str, options: Sequence[s
         With the device, the options and what the compiler said.
     """
     flags = [*BASE_OPTIONS, *options]
-    program = cl.Program(context, source(file))
+    path = binaries.place(device, source(file), flags)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", cl.CompilerWarning)
-            return program.build(flags, [device], cache_dir=_NO_CACHE)
+            kept = None if path is None else binaries.load(path, context, device, flags)
+            if kept is not None:
+                return kept
+            program = cl.Program(context, source(file)).build(flags, [device], cache_dir=binaries.NO_CACHE)
     except cl.RuntimeError as error:
         raise KernelBuildError(
             f"{device.name.strip()} rejected {file} built with {' '.join(flags)}: {error}",
@@ -133,3 +134,6 @@ def build(context: cl.Context, device: cl.Device, file: str, options: Sequence[s
             options=" ".join(flags),
             log=str(error),
         ) from error
+    if path is not None:
+        binaries.save(path, program)
+    return program

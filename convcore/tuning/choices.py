@@ -9,6 +9,7 @@ which the next measurement makes again.
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
 import threading
@@ -118,15 +119,12 @@ def _entry(record: dict[str, Any]) -> Entry:
     return entry
 
 
-_files: dict[Path, Choices] = {}
-
-
+@functools.cache
 def users() -> Choices:
     """Return the user's file, under the user's cache folder."""
     import platformdirs
 
-    path = Path(platformdirs.user_cache_dir("convcore")) / "tuning.json"
-    return _files.setdefault(path, Choices(path))
+    return Choices(Path(platformdirs.user_cache_dir("convcore")) / "tuning.json")
 
 
 def key(name: str, backend: Backend, problem: Problem) -> str:

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,8 +169,9 @@ def tuned(problem: Problem, device: Traits, parameters: Mapping[str, Any]) -> tu
     return wanted[0], replace(wanted[1], tile=tuple(tile))
 
 
+@lru_cache(64)
 def recipe(problem: Problem, device: Traits) -> Recipe:
-    """Choose how a problem is computed; :func:`refusal` has nothing against it."""
+    """Choose how a problem is computed; :func:`refusal`, which asks here first, has nothing against it."""
     if half.is_half(problem):
         return half.around(problem, _chosen(half.widened(problem), device, _preferred(problem, device)))
     return _chosen(problem, device, _preferred(problem, device))
