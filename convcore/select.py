@@ -73,6 +73,8 @@ class Explanation:
         Scratch memory the plan would use, in bytes.
     notes : str
         What the backend says of its choice.
+    details : str
+        What the choice was among, by which numbers, if the backend says so.
     tune_source : str
         Where the tuning, ``problem.tune``, came from.
     """
@@ -85,6 +87,7 @@ class Explanation:
     algorithm: str | None = None
     workspace_bytes: int = 0
     notes: str = ""
+    details: str = ""
     tune_source: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,6 +103,7 @@ class Explanation:
             "algorithm": self.algorithm,
             "workspace_bytes": self.workspace_bytes,
             "notes": self.notes,
+            "details": self.details,
         }
 
     def __str__(self) -> str:
@@ -119,6 +123,8 @@ class Explanation:
             lines.append(f"algorithm: {self.algorithm}, workspace {self.workspace_bytes} bytes")
         if self.notes:
             lines.append(f"notes: {self.notes}")
+        if self.details:
+            lines.append(self.details)
         return "\n".join(lines)
 
 
@@ -264,7 +270,13 @@ def explain(problem: Problem, setting: Setting, tune_source: str = "") -> Explan
     if selection.chosen is None:
         return found
     plan = plan_for(selection.chosen, problem, now=False)
-    return replace(found, algorithm=plan.algorithm, workspace_bytes=plan.workspace_bytes, notes=plan.notes)
+    return replace(
+        found,
+        algorithm=plan.algorithm,
+        workspace_bytes=plan.workspace_bytes,
+        notes=plan.notes,
+        details=plan.details(),
+    )
 
 
 class ObservedPlan(Plan):
@@ -278,6 +290,10 @@ class ObservedPlan(Plan):
     def run(self, first: Any, second: Any, bias: Any, out: Any) -> None:
         """Run the plan unobserved."""
         self.plan.run(first, second, bias, out)
+
+    def details(self) -> str:
+        """Return what the plan that is observed says."""
+        return self.plan.details()
 
     def pack(self, weight: Any) -> Packed:
         """Pack a weight for the plan that is observed."""

@@ -135,6 +135,13 @@ class Plan(ABC):
         of the problem's shapes and dtypes.  ``out`` is too, and overlaps none of them.
         """
 
+    def details(self) -> str:
+        """Return what ``explain()`` says besides ``notes``: what the choice was among, by which numbers.
+
+        It is made when somebody asks; it may take several lines, and may be empty.
+        """
+        return ""
+
     def prepare(self, second: Any) -> Any:
         """Return what later calls can read faster than the weight ``second``; None, as here, for nothing."""
         return None

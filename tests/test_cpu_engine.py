@@ -1,21 +1,27 @@
 """What is the CPU engine's own: its table of micro-kernels, its threads, its variables, its short cut past the core."""
 
-import dataclasses
+import json
 import os
+import re
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 from convcore_cpu.backend import CPUBackend
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
-from convcore_cpu.plans import make_program
+from convcore_cpu.machine import processor
+from convcore_cpu.plans import ALGORITHMS, make_program
 from threadpoolctl import threadpool_limits
 
+import convcore
 from convcore.problem import BOUNDARIES
-from convcore.spi import Plan
+from convcore.registry import registry
+from convcore.spi import Packed, Plan
 from convcore.testing.problems import GEOMETRIES, make_problem, random_operands
 from convcore.testing.tolerance import assert_within
 
@@ -189,7 +195,7 @@ class TestPrograms:
             op, images=7, channels=(3, 5), size=(12, 13), padding=((1, 1), (1, 1)), algorithm="direct"
         )
         wanted = make_program(problem, all_rows())
-        limited = dataclasses.replace(problem, workspace_limit=wanted.workspace_bytes - 1)
+        limited = replace(problem, workspace_limit=wanted.workspace_bytes - 1)
         program = make_program(limited, all_rows())
         assert program.workspace_bytes <= limited.workspace_limit
         operands = random_operands(problem)
@@ -198,8 +204,8 @@ class TestPrograms:
     def test_a_workspace_limit_is_kept_or_refused(self):
         problem = make_problem("forward", images=1, padding=((1, 1), (1, 1)), algorithm="direct")
         needed = make_program(problem, all_rows()).workspace_bytes
-        assert CPUBackend().supports(dataclasses.replace(problem, workspace_limit=needed)) is True
-        assert CPUBackend().supports(dataclasses.replace(problem, workspace_limit=needed - 1)) == (
+        assert CPUBackend().supports(replace(problem, workspace_limit=needed)) is True
+        assert CPUBackend().supports(replace(problem, workspace_limit=needed - 1)) == (
             f"it needs {needed} bytes of workspace, workspace_limit is {needed - 1}"
         )
 
@@ -216,7 +222,7 @@ class TestSliding:
             if op == "grad_weight":
                 program = make_program(problem, all_rows())
             else:
-                program = make_program(dataclasses.replace(problem, algorithm="sliding"), all_rows())
+                program = make_program(replace(problem, algorithm="sliding"), all_rows())
                 (step,) = program.each[0]
                 lines, columns = step.tables["pieces"][:, 2:].T
                 assert (lines * columns).sum() == np.prod(problem.result_shape[2:])
@@ -254,7 +260,7 @@ class TestWinograd:
     def test_it_runs_where_it_is_cheapest_and_the_accuracy_allows_it(self, op):
         problem = make_problem(op, images=1, channels=(64, 64), size=(56, 56), padding=((1, 1), (1, 1)))
         for accuracy, algorithm in {"strict": "winograd2", "standard": "winograd4", "fast": "winograd4"}.items():
-            assert CPUBackend().plan(dataclasses.replace(problem, accuracy=accuracy)).algorithm == algorithm
+            assert CPUBackend().plan(replace(problem, accuracy=accuracy)).algorithm == algorithm
         assert not CPUBackend().plan(make_problem(op)).algorithm.startswith("winograd")
 
     @pytest.mark.parametrize("op", WINOGRAD_OPS)
@@ -520,7 +526,7 @@ def test_no_memory_for_the_workspace_leaves_out_as_it_was():
     problem = make_problem(
         "forward", images=1, channels=(1, 1), kernel=(2, 2), dilation=(far, far), padding=((0, far), (0, far))
     )
-    problem = dataclasses.replace(problem, output_shape=(1, 1, 1, 1), bias=False)
+    problem = replace(problem, output_shape=(1, 1, 1, 1), bias=False)
     operands = random_operands(problem)
     out = np.full((1, 1, 1, 1), 7, np.float32)
     with pytest.raises(MemoryError, match=r"^convcore_cpu: no memory for a workspace of [0-9]+ bytes"):
@@ -645,3 +651,100 @@ class TestPacking:
         x[0, 3, 5, 5] = np.inf
         plan = CPUBackend().plan(problem)
         assert np.array_equal(plan(x, plan.pack(weight)), plan(x, weight), equal_nan=True)
+
+    def test_threads_that_pack_first_at_the_same_time_all_get_a_packed_weight(self):
+        """One thread packs while another has decided how to, and is laying it out."""
+        problem = make_problem("forward", images=1, channels=(256, 256), size=(7, 7), padding=((1, 1), (1, 1)))
+        plan = CPUBackend().plan(problem)
+        x, weight, bias = random_operands(problem)
+        program, laying_out, go_on = plan.prepacked(), threading.Event(), threading.Event()
+
+        class Slow:
+            def __getattr__(self, name):
+                laying_out.set()
+                assert go_on.wait(60)
+                return getattr(program, name)
+
+        programs = iter([Slow(), program])
+        plan.prepacked = lambda: next(programs)
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(plan.prepare, weight)
+            assert laying_out.wait(60)
+            fast = plan.prepare(weight)
+            go_on.set()
+        results = [plan(x, Packed(plan, weight, prepared), bias) for prepared in (slow.result(), fast)]
+        assert fast is not None
+        assert np.array_equal(*results)
+
+
+class TestChoices:
+    """What ``tune="measure"`` is given to measure, and what ``explain()`` says of it."""
+
+    PROBLEMS = (
+        make_problem("forward", images=1, channels=(64, 64), size=(28, 28), padding=((1, 1), (1, 1))),
+        make_problem("grad_input", images=1, channels=(48, 32), size=(20, 20), padding=((1, 1), (1, 1))),
+        make_problem("grad_weight", images=2, channels=(64, 32), size=(14, 14), padding=((1, 1), (1, 1))),
+        make_problem("forward", images=1, channels=(1, 1), size=(130, 130), kernel=(63, 63)),
+        make_problem("grad_weight", images=2, channels=(8, 8), groups=8, size=(30, 30), kernel=(5, 5)),
+    )
+
+    @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.op)
+    def test_each_computes_the_problem_the_own_choice_first(self, problem):
+        backend, operands = CPUBackend(), random_operands(problem)
+        candidates = backend.candidates(problem)
+        assert next(iter(candidates)) == backend.plan(problem).algorithm
+        assert len(candidates) > 1
+        for name, parameters in json.loads(json.dumps(candidates)).items():
+            plan = backend.plan_with(problem, parameters)
+            assert (plan.algorithm, plan.problem) == (name, problem)
+            assert_within(plan(*operands), problem, *operands, algorithm=name)
+
+    def test_none_where_there_is_nothing_to_choose(self):
+        for problem in (replace(self.PROBLEMS[0], algorithm="direct"), make_problem("grad_bias")):
+            assert CPUBackend().candidates(problem) == {}
+
+    def test_hopeless_ones_and_those_that_need_too_much_memory_are_left_out(self):
+        problem = self.PROBLEMS[0]
+        found = convcore.explain(problem.op, *problem.operand_shapes, padding=1, backend="cpu").details
+        milliseconds = {name: float(ms) for name, ms in re.findall(r"^  (\w+): ([\d.]+) ms", found, re.M)}
+        least = min(milliseconds.values())
+        assert max(milliseconds.values()) > 4 * least
+        assert set(CPUBackend().candidates(problem)) == {n for n, ms in milliseconds.items() if ms <= 4 * least}
+        limit = CPUBackend().plan(replace(problem, algorithm="panels")).workspace_bytes
+        limited = CPUBackend().candidates(replace(problem, workspace_limit=limit))
+        assert "winograd4" not in limited
+        assert "panels" in limited
+
+    @pytest.mark.parametrize(
+        ("change", "parameters", "reason"),
+        [
+            ({}, {"algorithm": "magic"}, "cpu: it has no algorithm 'magic' for forward; "),
+            ({}, {"algorithm": 3}, "cpu: parameters must be an algorithm, got {'algorithm': 3}"),
+            ({}, {"tile": 3}, "cpu: parameters must be an algorithm, got {'tile': 3}"),
+            ({"accuracy": "strict"}, {"algorithm": "winograd4"}, "cpu: its algorithm 'winograd4' errs more than "),
+            ({"workspace_limit": 0}, {"algorithm": "winograd4"}, "cpu: it needs "),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, change, parameters, reason):
+        with pytest.raises(convcore.UnsupportedProblem, match=f"^{re.escape(reason)}"):
+            CPUBackend().plan_with(replace(self.PROBLEMS[0], **change), parameters)
+
+    def test_they_belong_to_this_processor_engine_and_number_of_threads(self, monkeypatch):
+        backend = registry().backend("cpu")
+        found = {backend.fingerprint()}
+        monkeypatch.setenv("CONVCORE_NUM_THREADS", "1")
+        found.add(backend.fingerprint())
+        monkeypatch.setenv("CONVCORE_CPU_ISA", "baseline")
+        found.add(backend.fingerprint())
+        assert len(found) == 3
+        assert all(processor() in each for each in found)
+
+    @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.op)
+    def test_explain_has_the_models_number_of_every_algorithm(self, problem):
+        details = CPUBackend().plan(problem).details()
+        said = dict(re.findall(r"^  (\w+): (.+)$", details, re.M))
+        fft = {"fft"} if problem.op == "forward" or problem.op == "grad_input" else set()
+        assert set(said) == {*ALGORITHMS[problem.op], *fft} - {"winograd"}
+        milliseconds = [float(ms) for ms in re.findall(r": ([\d.]+) ms, .+$", details, re.M)]
+        assert milliseconds == sorted(milliseconds)
+        assert next(iter(said)) == CPUBackend().plan(problem).algorithm

@@ -2,7 +2,8 @@
 
 How a problem becomes work::
 
-    backend.py       CPUBackend.plan(problem); fourier.py where transforms of tiles are cheaper than a program
+    backend.py       CPUBackend.plan(problem); fourier.py where transforms of tiles are cheaper than a program;
+                     machine.py: which processor this is
     plans.py           chooses the algorithm -> Program: steps, their sizes and offset tables
     correlate.py         of forward and grad_input, panels.py the same by panels; grad_weight.py of grad_weight
     winograd.py          of 3x3 kernels; winograd_grad_weight.py of their grad_weight

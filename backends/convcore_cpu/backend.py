@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
 
-from convcore.spi import Backend, Device, Plan, Problem
+from convcore.spi import Backend, Device, Plan, Problem, UnsupportedProblem
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan, MicroKernel
+from convcore_cpu.fourier import OPS as TRANSFORMED
 from convcore_cpu.fourier import FourierPlan, refusal, thread_count, transform_of
-from convcore_cpu.plans import make_prepacked_program, make_program, workspace_limit
+from convcore_cpu.machine import fingerprint
+from convcore_cpu.plans import make_prepacked_program, make_program, programs, workspace_limit
 from convcore_cpu.program import Program, UnsupportedError
 
 #: What takes less on one core is not worth the look at what a transform would take (seconds).
 WORTH_A_TRANSFORM = 5e-3
+#: What the model says takes so many times as long as the best is not measured.
+HOPELESS = 4.0
 
 
 class CPUBackend(Backend):
@@ -48,15 +54,50 @@ class CPUBackend(Backend):
         ValueError
             If an environment variable cannot be understood.
         """
+        return self._plan(problem, problem)
+
+    def candidates(self, problem: Problem) -> Mapping[str, Mapping[str, Any]]:
+        """Name the algorithms that the model does not think hopeless, its own choice first."""
+        if problem.algorithm is not None:
+            return {}
+        own = self.plan(problem).algorithm
+        seconds = {
+            name: found.seconds
+            for name, found in _predictions(problem, _isa(), _thread_limit()).items()
+            if not isinstance(found, str) and found.memory_bytes <= workspace_limit(problem)
+        }
+        names = sorted(seconds, key=lambda name: (name != own, seconds[name]))
+        worth = [name for name in names if seconds[name] <= HOPELESS * min(seconds.values())]
+        return {name: {"algorithm": name} for name in worth} if len(worth) > 1 else {}
+
+    def plan_with(self, problem: Problem, parameters: Mapping[str, Any]) -> Plan:
+        """Plan a problem by the algorithm that was measured as the fastest.
+
+        Raises
+        ------
+        UnsupportedProblem
+            If it is unknown, or cannot compute this problem within its accuracy and workspace.
+        """
+        if set(parameters) != {"algorithm"} or not isinstance(parameters["algorithm"], str):
+            raise UnsupportedProblem(f"cpu: parameters must be an algorithm, got {dict(parameters)}")
+        named = replace(problem, algorithm=parameters["algorithm"])
+        answer = self.supports(named)
+        if answer is not True:
+            raise UnsupportedProblem(f"cpu: {answer}")
+        return self._plan(problem, named)
+
+    def fingerprint(self) -> str:
+        """Say what measured choices depend on: processor, instruction set, threads, and this engine."""
+        return fingerprint(self.spec.version, _isa(), thread_count(_thread_limit()))
+
+    def _plan(self, problem: Problem, named: Problem) -> Plan:
+        """Plan a problem as ``named`` asks for it."""
         isa, threads = _isa(), _thread_limit()
-        program = _program(problem, isa, threads)
-
-        def prepacked() -> Program | None:
-            return make_prepacked_program(problem, _rows(isa), threads, program.cost.seconds)
-
-        plan = CPUPlan(problem, program, prepacked)
+        program = _program(named, isa, threads)
+        prepacked = partial(make_prepacked_program, named, _rows(isa), threads, program.cost.seconds)
+        plan = CPUPlan(problem, program, prepacked, partial(_details, problem, isa, threads))
         transformers = thread_count(threads)
-        if not _is_transformed(problem, program, transformers):
+        if not _is_transformed(named, program, transformers):
             return plan
         return FourierPlan(problem, plan, program, transformers)
 
@@ -69,6 +110,47 @@ def _is_transformed(problem: Problem, program: Program, threads: int) -> bool:
     assert transform is not None
     memory_bytes = transform.workspace_bytes(threads) + program.memory_bytes
     return transform.seconds < program.cost.seconds and memory_bytes <= workspace_limit(problem)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of an algorithm: seconds on one core, made up of what, and bytes of memory."""
+
+    seconds: float
+    of: str
+    memory_bytes: int
+
+
+def _predictions(problem: Problem, isa: str, threads: int | None) -> dict[str, Prediction | str]:
+    """Return what the model says of every algorithm, or why that cannot be used."""
+    problem = replace(problem, algorithm=None)
+    found: dict[str, Prediction | str] = {}
+    for name, program in programs(problem, _rows(isa), threads).items():
+        if isinstance(program, str):
+            found[name] = program
+        else:
+            cost = program.cost
+            of = f"{cost.cycles:.3g} cycles and {cost.bytes:.3g} bytes"
+            found[name] = Prediction(cost.seconds, of, program.memory_bytes)
+    transform = None if problem.op not in TRANSFORMED else refusal(problem) or transform_of(problem)
+    if isinstance(transform, str):
+        found["fft"] = transform
+    elif transform is not None:
+        of = f"tiles of {transform.lines}x{transform.columns} points"
+        found["fft"] = Prediction(transform.seconds, of, transform.workspace_bytes(thread_count(threads)))
+    return found
+
+
+def _details(problem: Problem, isa: str, threads: int | None) -> str:
+    """Return the model's numbers of every algorithm, fastest first, for ``explain()``."""
+    found = _predictions(problem, isa, threads)
+    seconds = {name: answer.seconds for name, answer in found.items() if not isinstance(answer, str)}
+    lines = ["model, on one core:"]
+    for name in sorted(found, key=lambda name: seconds.get(name, math.inf)):
+        answer = found[name]
+        said = answer if isinstance(answer, str) else f"{answer.seconds * 1e3:.3g} ms, {answer.of}"
+        lines.append(f"  {name}: {said}")
+    return "\n".join(lines)
 
 
 @lru_cache(maxsize=8)

@@ -22,6 +22,10 @@ MAX_TILES_PER_TASK: int
 
 class CPUPlan(Plan):
     def __init__(
-        self, problem: Problem, program: Program, prepacked: Callable[[], Program | None] | None = None
+        self,
+        problem: Problem,
+        program: Program,
+        prepacked: Callable[[], Program | None] | None = None,
+        details: Callable[[], str] | None = None,
     ) -> None: ...
     def run(self, first: Any, second: Any, bias: Any, out: Any) -> None: ...

@@ -568,15 +568,19 @@ class CPUPlan(Plan):
         How, as ``plans.py`` laid it out.
     prepacked : callable, optional
         Returns the program for a weight that is packed once, or None.
+    details : callable, optional
+        Returns what the choice was among, in words.
     """
 
-    def __init__(self, problem, program, prepacked=None):
+    def __init__(self, problem, program, prepacked=None, details=None):
         super().__init__(problem)
         self.algorithm = program.algorithm
         self.workspace_bytes = program.memory_bytes
         self.notes = program.notes
         self.engine = Engine(program, problem)
-        self.prepacked, self.packed_engine = prepacked, None
+        # Made by the first weight that is packed: False until then, and None if none is.
+        self.prepacked, self.packed_engine = prepacked, None if prepacked is None else False
+        self.describe = details
 
     def run(self, first, second, bias, out):
         """Compute into ``out``; see :meth:`convcore.spi.Plan.run`."""
@@ -584,10 +588,15 @@ class CPUPlan(Plan):
 
     def prepare(self, second):
         """Lay the weight out as the cheapest program reads it, if that is cheaper than reading it as it is."""
-        if self.prepacked is not None:
-            program, self.prepacked = self.prepacked(), None
-            self.packed_engine = Engine(program, self.problem) if program else None
+        if self.packed_engine is False:
+            # Two threads may make one each: they are the same.
+            program = self.prepacked()
+            self.packed_engine = None if program is None else Engine(program, self.problem)
         return None if self.packed_engine is None else (<Engine> self.packed_engine).pack(second)
+
+    def details(self):
+        """Return what the choice was among; see :meth:`convcore.spi.Plan.details`."""
+        return "" if self.describe is None else self.describe()
 
     def __call__(self, first, second=None, bias=None, out=None):
         """Compute and return the result; arrays that need no care skip the way through the core."""

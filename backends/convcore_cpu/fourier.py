@@ -122,6 +122,8 @@ class FourierPlan(Plan):
         That plan's.
     threads : int
         An upper limit.
+
+    What it was chosen from, ``otherwise`` says.
     """
 
     algorithm = "fft"
@@ -138,6 +140,10 @@ class FourierPlan(Plan):
             f"overlap-save, tiles of {transform.lines}x{transform.columns} points, in float64; an element {error}; "
             f"{milliseconds} by {otherwise.algorithm!r}"
         )
+
+    def details(self) -> str:
+        """Return what the choice was among; see :meth:`convcore.spi.Plan.details`."""
+        return self.otherwise.details()
 
     def run(self, first: Any, second: Any, bias: Any, out: Any) -> None:
         """Compute into ``out``; see :meth:`convcore.spi.Plan.run`."""

@@ -21,7 +21,7 @@ from convcore_cpu.grad_weight import grad_weight_direct
 from convcore_cpu.layout import Layout
 from convcore_cpu.panels import forward_panels, grad_input_panels
 from convcore_cpu.pool import max_pool
-from convcore_cpu.program import FIRST, Cost, Draft, Program, Step, UnsupportedError, finished
+from convcore_cpu.program import FIRST, Draft, Program, Step, UnsupportedError, finished
 from convcore_cpu.sliding import forward_sliding, grad_input_sliding, grad_weight_sliding
 from convcore_cpu.winograd import winograd
 from convcore_cpu.winograd_grad_weight import winograd_grad_weight
@@ -79,16 +79,15 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
     raise UnsupportedError(f"it needs {least} bytes of workspace, workspace_limit is {limit}")
 
 
-def predictions(
+def programs(
     problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None = None
-) -> dict[str, Cost | str]:
-    """Return what each algorithm would cost, or why it cannot be used."""
-    found: dict[str, Cost | str] = {}
+) -> dict[str, Program | str]:
+    """Lay out every algorithm a choice is made among, or say why it cannot be used."""
+    found: dict[str, Program | str] = {}
     for name in candidates(problem.op):
+        layout = Layout(problem, micro_kernels, threads, problem.input_shape[0])
         try:
-            found[name] = finished(
-                ALGORITHMS[problem.op][name](Layout(problem, micro_kernels, threads, problem.input_shape[0]))
-            ).cost
+            found[name] = finished(ALGORITHMS[problem.op][name](layout))
         except UnsupportedError as reason:
             found[name] = str(reason)
     return found
