@@ -48,7 +48,7 @@ def tune(
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{name} on {where}")
     visit = partial(kerneltuner.by_strategy, strategy=strategy, evaluations=evaluations, seconds=seconds)
-    cases = list(_cases(problems, direction, batch, dtype, accuracy))
+    cases = list(_cases(registry().backend(name), problems, direction, batch, dtype, accuracy))
     won = _tune(console, name, cases, visit, again)
     console.print(f"choices: {choices.users().path}")
     raise typer.Exit(0 if won else 1)
@@ -65,7 +65,9 @@ def _device(backend: str, devices: Sequence[Any], wanted: str) -> tuple[str, str
     return f"{backend}:{found[0].index}", found[0].name
 
 
-def _cases(problems: str, direction: str, batch: str, dtype: str, accuracy: str) -> Iterator[tuple[str, Any]]:
+def _cases(
+    backend: Any, problems: str, direction: str, batch: str, dtype: str, accuracy: str
+) -> Iterator[tuple[str, Any]]:
     """Yield a name and a problem for everything that is to be measured, each bucket once."""
     import numpy as np
     from convcore_bench.case import DIRECTIONS, Case
@@ -81,8 +83,8 @@ def _cases(problems: str, direction: str, batch: str, dtype: str, accuracy: str)
             for which in directions:
                 case = Case(layer, images or layer.input_shape[0], which, dtype=np.dtype(dtype).name)
                 problem = replace(case.problem, accuracy=policy)
-                if problem.bucket not in seen:
-                    seen.add(problem.bucket)
+                if backend.bucket(problem) not in seen:
+                    seen.add(backend.bucket(problem))
                     yield f"{layer.id} {which}", problem
 
 

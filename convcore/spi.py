@@ -214,7 +214,7 @@ class Backend(ABC):
     def plan_with(self, problem: Problem, parameters: Mapping[str, Any]) -> Plan:
         """Make the plan that one of :meth:`candidates` stands for.
 
-        They may have been measured for another problem of about the same size.
+        They may have been measured for another problem of the same :meth:`bucket`.
 
         Raises
         ------
@@ -226,6 +226,10 @@ class Backend(ABC):
     def fingerprint(self) -> str:
         """Say what measured choices depend on besides the problem: device, driver, its version, the kernels' hash."""
         return self.spec.version
+
+    def bucket(self, problem: Problem) -> str:
+        """Say which problems share a measured choice: those of about the same size, if a backend says nothing else."""
+        return problem.bucket
 
     def may_abort(self) -> bool:
         """Whether a candidate may take its whole process with it, and so must be measured in a child."""

@@ -1,5 +1,6 @@
 """What is the CPU engine's own: its table of micro-kernels, its threads, its variables, its short cut past the core."""
 
+import hashlib
 import json
 import os
 import re
@@ -19,11 +20,13 @@ from convcore_cpu.plans import ALGORITHMS, make_program
 from threadpoolctl import threadpool_limits
 
 import convcore
+from convcore import select
 from convcore.problem import BOUNDARIES
 from convcore.registry import registry
 from convcore.spi import Packed, Plan
 from convcore.testing.problems import GEOMETRIES, make_problem, random_operands
 from convcore.testing.tolerance import assert_within
+from convcore.tuning import choices
 
 DTYPES = {"f32": "float32", "f64": "float64", "i64": "int16"}
 ROWS = [row for rows in MICRO_KERNELS.values() for row in rows]
@@ -729,15 +732,17 @@ class TestChoices:
         with pytest.raises(convcore.UnsupportedProblem, match=f"^{re.escape(reason)}"):
             CPUBackend().plan_with(replace(self.PROBLEMS[0], **change), parameters)
 
-    def test_they_belong_to_this_processor_engine_and_number_of_threads(self, monkeypatch):
+    def test_they_belong_to_this_processor_and_engine_but_to_any_number_of_threads(self, monkeypatch):
         backend = registry().backend("cpu")
-        found = {backend.fingerprint()}
+        found = backend.fingerprint()
+        assert processor() in found
         monkeypatch.setenv("CONVCORE_NUM_THREADS", "1")
-        found.add(backend.fingerprint())
+        assert backend.fingerprint() == found
         monkeypatch.setenv("CONVCORE_CPU_ISA", "baseline")
-        found.add(backend.fingerprint())
-        assert len(found) == 3
-        assert all(processor() in each for each in found)
+        assert backend.fingerprint() != found
+        monkeypatch.delenv("CONVCORE_CPU_ISA")
+        monkeypatch.setattr("convcore_cpu.machine._build", lambda: "another")
+        assert backend.fingerprint() != found
 
     @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.op)
     def test_explain_has_the_models_number_of_every_algorithm(self, problem):
@@ -748,3 +753,77 @@ class TestChoices:
         milliseconds = [float(ms) for ms in re.findall(r": ([\d.]+) ms, .+$", details, re.M)]
         assert milliseconds == sorted(milliseconds)
         assert next(iter(said)) == CPUBackend().plan(problem).algorithm
+
+
+class TestMeasuring:
+    """``tune="measure"`` on this engine: what is stored, who obeys it, and that its bits stay the same."""
+
+    ARGUMENTS = ((1, 32, 14, 14), (32, 32, 3, 3))
+
+    @pytest.fixture
+    def file(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr("convcore.tuning.trial.SECONDS", 0.01)
+        select.cache.clear()
+        yield tmp_path / "convcore" / "tuning.json"
+        select.cache.clear()
+
+    def plan(self, **keywords):
+        select.cache.clear()
+        return convcore.plan("forward", *self.ARGUMENTS, **{"backend": "cpu", "padding": 1, **keywords})
+
+    def store(self, algorithm):
+        entry = choices.Entry(algorithm, {"algorithm": algorithm}, 1.0, 2.0)
+        choices.store("cpu", registry().backend("cpu"), self.plan(tune="off").problem, entry)
+
+    def test_the_winner_is_one_of_the_candidates_and_is_used_from_then_on(self, file):
+        measured = self.plan(tune="measure")
+        (key,) = json.loads(file.read_text())["entries"]
+        assert measured.algorithm in registry().backend("cpu").candidates(measured.problem)
+        assert f"by {file}: {measured.algorithm}, measured " in measured.notes
+        for part in ("cpu", processor(), "forward", "x1x32x14x14", "w32x32x3x3", "padding1x1x1x1"):
+            assert part in key
+        before = file.read_bytes()
+        assert {self.plan(tune=tune).algorithm for tune in ("cached", "measure")} == {measured.algorithm}
+        assert file.read_bytes() == before
+
+    def test_what_is_stored_is_obeyed_for_this_problem_and_this_machine_only(self, file, monkeypatch):
+        own = self.plan(tune="off").algorithm
+        self.store("direct")
+        assert own != "direct"
+        assert [self.plan(tune=tune).algorithm for tune in ("off", "heuristic", "cached")] == [own, own, "direct"]
+        assert self.plan(padding=0).algorithm != "direct"
+        assert self.plan(accuracy="strict").algorithm != "direct"
+        monkeypatch.setenv("CONVCORE_CPU_ISA", "baseline")
+        assert self.plan().algorithm == self.plan(tune="off").algorithm != "direct"
+
+    def test_what_does_not_fit_any_more_is_passed_over(self, file):
+        self.store("magic")
+        assert "says magic, which does not fit: cpu: it has no algorithm 'magic'" in self.plan().notes
+
+    @pytest.mark.parametrize("algorithm", ["winograd2", "panels"])
+    def test_a_measured_choice_gives_the_same_bits_everywhere(self, file, algorithm):
+        """In every call, from many threads, in other processes with other numbers of threads, in a forked child."""
+        self.store(algorithm)
+        plan = self.plan()
+        assert plan.algorithm == algorithm
+        x, w = (np.random.default_rng(0).standard_normal(shape, np.float32) for shape in self.ARGUMENTS)
+        bits = plan(x, w).tobytes()
+        with ThreadPoolExecutor(4) as pool:
+            results = pool.map(lambda _: convcore.conv2d(x, w, padding=1, backend="cpu"), range(20))
+            assert {result.tobytes() for result in results} == {bits}
+        code = (
+            "import hashlib, numpy as np, os, convcore\n"
+            f"x, w = (np.random.default_rng(0).standard_normal(shape, np.float32) for shape in {self.ARGUMENTS})\n"
+            "def told():\n"
+            "    plan = convcore.plan('forward', x, w, padding=1, backend='cpu')\n"
+            "    return f'{plan.algorithm} {hashlib.sha256(plan(x, w)).hexdigest()}'\n"
+            "print(told(), flush=True)\n"
+            "if hasattr(os, 'fork'):\n"
+            "    if not os.fork():\n"
+            "        print(told(), flush=True)\n"
+            "        os._exit(0)\n"
+            "    os.wait()\n"
+        )
+        told = [line for count in ("1", "2", "3") for line in in_python(code, CONVCORE_NUM_THREADS=count).splitlines()]
+        assert set(told) == {f"{algorithm} {hashlib.sha256(bits).hexdigest()}"}

@@ -13,7 +13,7 @@ from convcore.spi import Backend, Device, Plan, Problem, UnsupportedProblem
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan, MicroKernel
 from convcore_cpu.fourier import OPS as TRANSFORMED
 from convcore_cpu.fourier import FourierPlan, refusal, thread_count, transform_of
-from convcore_cpu.machine import fingerprint
+from convcore_cpu.machine import exactly, fingerprint
 from convcore_cpu.plans import make_prepacked_program, make_program, programs, workspace_limit
 from convcore_cpu.program import Program, UnsupportedError
 
@@ -87,8 +87,12 @@ class CPUBackend(Backend):
         return self._plan(problem, named)
 
     def fingerprint(self) -> str:
-        """Say what measured choices depend on: processor, instruction set, threads, and this engine."""
-        return fingerprint(self.spec.version, _isa(), thread_count(_thread_limit()))
+        """Say what measured choices depend on: processor, instruction set, and this engine."""
+        return fingerprint(self.spec.version, _isa())
+
+    def bucket(self, problem: Problem) -> str:
+        """Share measured choices among no two problems: the last pixels of tiles decide between algorithms."""
+        return exactly(problem)
 
     def _plan(self, problem: Problem, named: Problem) -> Plan:
         """Plan a problem as ``named`` asks for it."""

@@ -7,12 +7,31 @@ import zlib
 from functools import cache
 from pathlib import Path
 
+from convcore.spi import Problem
 from convcore_cpu import engine
 
 
-def fingerprint(version: str, isa: str, threads: int) -> str:
-    """Return what a measured choice depends on besides the problem."""
-    return f"{processor()}, {isa}, {threads} thread(s), engine {version} {_build()}"
+def fingerprint(version: str, isa: str) -> str:
+    """Return what a measured choice depends on besides the problem.
+
+    Threads are not in it: the same bits come out on any number of them.
+    """
+    return f"{processor()}, {isa}, engine {version} {_build()}"
+
+
+def exactly(problem: Problem) -> str:
+    """Return everything of a problem that its programs depend on, in words."""
+    named = {"x": problem.input_shape, "w": problem.weight_shape, "y": problem.output_shape}
+    pairs = {
+        "stride": problem.stride,
+        "padding": (*problem.padding[0], *problem.padding[1]),
+        "dilation": problem.dilation,
+    }
+    words = [problem.op, *(dtype.name for dtype in problem.dtypes), problem.layout, problem.boundary, problem.accuracy]
+    words += [f"{name}{'x'.join(map(str, sizes))}" for name, sizes in (named | pairs).items()]
+    words += ["bias"] * problem.bias
+    limits = {"groups": problem.groups, "algorithm=": problem.algorithm, "workspace<=": problem.workspace_limit}
+    return " ".join(words + [f"{name}{limit}" for name, limit in limits.items() if limit is not None])
 
 
 @cache

@@ -129,7 +129,7 @@ def users() -> Choices:
 
 def key(name: str, backend: Backend, problem: Problem) -> str:
     """Return what an entry is found by."""
-    return " | ".join((name.partition(":")[0], backend.fingerprint(), problem.bucket))
+    return " | ".join((name.partition(":")[0], backend.fingerprint(), backend.bucket(problem)))
 
 
 def known(name: str, backend: Backend, problem: Problem) -> Entry | None:

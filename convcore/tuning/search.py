@@ -1,4 +1,4 @@
-"""Which of a backend's candidates for a problem wins: each is tried, the best once more against the own choice."""
+"""Which of a backend's candidates for a problem wins: each is tried, the near ones once more, in turns."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from convcore.tuning.trial import Trial, WrongResultError
 
 #: How much faster than the backend's own choice another must be: less may be noise.
 MARGIN = 1.03
+#: Those that took up to so many times as long as the best are compared with it once more.
+NEAR = 1.25
 
 
 class Attempt(NamedTuple):
@@ -79,24 +81,29 @@ class Search:
         return Attempt(candidate, seconds)
 
     def winner(self) -> Entry | None:
-        """Return the best of those tried, by a last comparison with the backend's own choice; None if all failed."""
+        """Return the best, after the near ones and the own choice were taken in turns; None if all failed."""
         best, own = self.best, self.attempts[next(iter(self.candidates))]
         if best is None or best.seconds is None:
             return None
-        seconds = best.seconds
-        if own.seconds is None or best is own:
-            instead = seconds
-        else:
-            instead, seconds = self._compared(own, best)
-            if instead < MARGIN * seconds:
-                best, seconds = own, instead
-        return Entry(best.candidate, dict(self.candidates[best.candidate]), 1e3 * seconds, 1e3 * instead)
+        near = [each for each in self.attempts.values() if each.seconds and each.seconds <= NEAR * best.seconds]
+        finalists = list(dict.fromkeys([own, *near] if own.seconds else near))
+        seconds = self._compared(finalists)
+        best = min(finalists, key=lambda each: seconds[each])
+        instead = seconds.get(own, seconds[best])
+        if own in seconds and instead < MARGIN * seconds[best]:
+            best = own
+        return Entry(best.candidate, dict(self.candidates[best.candidate]), 1e3 * seconds[best], 1e3 * instead)
 
-    def _compared(self, own: Attempt, best: Attempt) -> list[float]:
+    def _compared(self, finalists: list[Attempt]) -> dict[Attempt, float]:
+        """Return the seconds of calls taken in turns."""
+        first = {each: each.seconds or 0.0 for each in finalists}
+        if len(finalists) == 1:
+            return first
         try:
-            return self._trial.seconds([self.candidates[own.candidate], self.candidates[best.candidate]])
+            again = self._trial.seconds([self.candidates[each.candidate] for each in finalists])
         except Exception:  # what had worked once: its first time counts
-            return [own.seconds or 0.0, best.seconds or 0.0]
+            return first
+        return dict(zip(finalists, again, strict=True))
 
 
 def in_order(search: Search) -> None:
