@@ -70,8 +70,33 @@ typedef WIDE(INDEX, LANES) indices;
 typedef RESULT vector;
 typedef INDEX indices;
 #endif
+/* Half a vector, and the lanes of two halves in turn. */
+#if LANES == 2
+typedef RESULT half_vector;
+#define MERGED(a) (a)
+#elif LANES == 4
+typedef WIDE(RESULT, 2) half_vector;
+#define MERGED(a) (a).s0213
+#elif LANES == 8
+typedef WIDE(RESULT, 4) half_vector;
+#define MERGED(a) (a).s04152637
+#elif LANES == 16
+typedef WIDE(RESULT, 8) half_vector;
+#define MERGED(a) (a).s08192a3b4c5d6e7f
+#endif
 /* A vector that may start at any element. */
 typedef vector loose __attribute__((aligned(sizeof(RESULT))));
+
+#if LANES > 1
+/* (vector)(low, high), but nothing is widened on the way, which crashes oclgrind 21.10. */
+vector joined(half_vector low, half_vector high) {
+    union {
+        half_vector halves[2];
+        vector all;
+    } both = {{low, high}};
+    return both.all;
+}
+#endif
 
 /* Whether a comparison of vectors holds anywhere. */
 bool any_of(indices compared) {

@@ -165,8 +165,8 @@ void transpose(private vector *a) {
         vector b[LANES];
 #pragma unroll
         for (int i = 0; i < LANES / 2; ++i) {
-            b[i] = (vector)(a[2 * i].even, a[2 * i + 1].even);
-            b[i + LANES / 2] = (vector)(a[2 * i].odd, a[2 * i + 1].odd);
+            b[i] = joined(a[2 * i].even, a[2 * i + 1].even);
+            b[i + LANES / 2] = joined(a[2 * i].odd, a[2 * i + 1].odd);
         }
 #pragma unroll
         for (int i = 0; i < LANES; ++i) a[i] = b[i];

@@ -75,21 +75,20 @@ kernel void weights(global const RESULT *weight, long weight0, global RESULT *po
 /* Pixels a, a + TILE, a + 2 * TILE, ... of TILE vectors of them, for a < TILE. */
 void deal(private vector *pixels) {
 #if TILE == 2
-    const vector even = (vector)(pixels[0].even, pixels[1].even);
-    pixels[1] = (vector)(pixels[0].odd, pixels[1].odd), pixels[0] = even;
+    const vector even = joined(pixels[0].even, pixels[1].even);
+    pixels[1] = joined(pixels[0].odd, pixels[1].odd), pixels[0] = even;
 #else
-    const vector even0 = (vector)(pixels[0].even, pixels[1].even), even1 = (vector)(pixels[2].even, pixels[3].even);
-    const vector odd0 = (vector)(pixels[0].odd, pixels[1].odd), odd1 = (vector)(pixels[2].odd, pixels[3].odd);
-    pixels[0] = (vector)(even0.even, even1.even), pixels[2] = (vector)(even0.odd, even1.odd);
-    pixels[1] = (vector)(odd0.even, odd1.even), pixels[3] = (vector)(odd0.odd, odd1.odd);
+    const vector even0 = joined(pixels[0].even, pixels[1].even), even1 = joined(pixels[2].even, pixels[3].even);
+    const vector odd0 = joined(pixels[0].odd, pixels[1].odd), odd1 = joined(pixels[2].odd, pixels[3].odd);
+    pixels[0] = joined(even0.even, even1.even), pixels[2] = joined(even0.odd, even1.odd);
+    pixels[1] = joined(odd0.even, odd1.even), pixels[3] = joined(odd0.odd, odd1.odd);
 #endif
 }
 
 /* The lanes of two vectors in turn. */
 void interleave(private vector *a, private vector *b) {
-    vector low, high;
-    low.even = (*a).lo, low.odd = (*b).lo, high.even = (*a).hi, high.odd = (*b).hi;
-    *a = low, *b = high;
+    const vector low = joined((*a).lo, (*b).lo), high = joined((*a).hi, (*b).hi);
+    *a = MERGED(low), *b = MERGED(high);
 }
 
 /* What deal() made into pixels one after the other again. */
