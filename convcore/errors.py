@@ -50,3 +50,38 @@ class KernelBuildError(ConvcoreError, RuntimeError):
         self.device = device
         self.options = options
         self.log = log
+
+
+class OutOfDeviceMemory(ConvcoreError, MemoryError):
+    """A device has no room for what a call needs.
+
+    Attributes
+    ----------
+    device : str
+        Its name.
+    needed : int
+        Bytes of arrays and workspace of the call.
+    memory, largest_buffer : int
+        Bytes that the device has in all, and in one buffer at most; others may be using them.
+    """
+
+    def __init__(self, message: str, *, device: str, needed: int, memory: int, largest_buffer: int) -> None:
+        super().__init__(message)
+        self.device = device
+        self.needed = needed
+        self.memory = memory
+        self.largest_buffer = largest_buffer
+
+
+class DeviceLost(ConvcoreError, RuntimeError):
+    """A device went away during a call, and all arrays on it with it; the next call looks for it anew.
+
+    Attributes
+    ----------
+    device : str
+        Its name.
+    """
+
+    def __init__(self, message: str, *, device: str) -> None:
+        super().__init__(message)
+        self.device = device

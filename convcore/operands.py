@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,22 +88,24 @@ def run_on_host(plan: Plan, first: Any, second: Any, bias: Any, out: Any) -> Any
         check_overflow(fn, problem, first, second, bias)
     if out is None:
         out = np.empty(problem.result_shape, problem.result_dtype)
-        _run(plan, first, second, bias, out)
+        _run(plan, plan.run_fresh, first, second, bias, out)
         return out
     check_out(fn, problem, out, (*zip(names, arrays, strict=True), ("bias", bias)))
     flags = out.flags
     direct = flags.c_contiguous and flags.aligned and out.dtype.isnative
-    target = out if direct else np.empty(problem.result_shape, problem.result_dtype)
-    _run(plan, first, second, bias, target)
-    if target is not out:
-        np.copyto(out, target)
+    if direct:
+        _run(plan, plan.run, first, second, bias, out)
+        return out
+    target = np.empty(problem.result_shape, problem.result_dtype)
+    _run(plan, plan.run_fresh, first, second, bias, target)
+    np.copyto(out, target)
     return out
 
 
-def _run(plan: Plan, *arrays: Any) -> None:
+def _run(plan: Plan, run: Callable[..., None], *arrays: Any) -> None:
     """Run a plan, and write on whatever it raises which backend that comes from."""
     try:
-        plan.run(*arrays)
+        run(*arrays)
     except Exception as error:
         error.convcore_backend = plan.backend  # type: ignore[attr-defined]
         if hasattr(error, "add_note"):  # Python 3.11

@@ -7,6 +7,7 @@ one in under sixty lines.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pluggy
 
-from convcore.errors import BrokenBackend, KernelBuildError, NoDevice, UnknownBackend, UnsupportedProblem
+from convcore.errors import (
+    BrokenBackend,
+    DeviceLost,
+    KernelBuildError,
+    NoDevice,
+    OutOfDeviceMemory,
+    UnknownBackend,
+    UnsupportedProblem,
+)
 from convcore.operands import Packed
 from convcore.problem import FEATURES, HOST_ARRAY, OPS, POOL_OPS, Padding, Pair, Problem, Shape4
 
@@ -28,14 +37,17 @@ __all__ = [
     "BackendSpec",
     "BrokenBackend",
     "Device",
+    "DeviceLost",
     "KernelBuildError",
     "NoDevice",
+    "OutOfDeviceMemory",
     "Packed",
     "Padding",
     "Pair",
     "Plan",
     "Problem",
     "Shape4",
+    "Step",
     "UnknownBackend",
     "UnsupportedProblem",
     "hookimpl",
@@ -99,6 +111,27 @@ class Device:
     detail: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
+@dataclass(frozen=True)
+class Step:
+    """Part of what a call does, and what that took.
+
+    Attributes
+    ----------
+    name : str
+    seconds : float
+        Of all ``count`` of them.
+    bytes : int
+        That were copied; 0 for a computation.
+    count : int
+        How often it was done.
+    """
+
+    name: str
+    seconds: float
+    bytes: int = 0
+    count: int = 1
+
+
 class Plan(ABC):
     """How one problem will be computed.  Calling it is the first moment data is touched.
 
@@ -141,6 +174,16 @@ class Plan(ABC):
         It is made when somebody asks; it may take several lines, and may be empty.
         """
         return ""
+
+    def run_fresh(self, first: Any, second: Any, bias: Any, out: Any) -> None:
+        """Compute as :meth:`run` does, into an array that nobody has seen: an error may leave it half-written."""
+        self.run(first, second, bias, out)
+
+    def measure(self, first: Any, second: Any = None, bias: Any = None) -> tuple[Step, ...]:
+        """Compute once, as a call does that needs nothing compiled any more, and say what its steps took."""
+        start = time.perf_counter()
+        self(first, second, bias)
+        return (Step("call", time.perf_counter() - start),)
 
     def prepare(self, second: Any) -> Any:
         """Return what later calls can read faster than the weight ``second``; None, as here, for nothing."""

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from convcore.problem import output_size
-from convcore.spi import KernelBuildError, NoDevice, Problem
+from convcore.spi import DeviceLost, KernelBuildError, NoDevice, OutOfDeviceMemory, Problem
 
 cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed")
 cla = pytest.importorskip("pyopencl.array")
 
-from convcore_opencl import arrays, device, execute, program  # noqa: E402
+from convcore_opencl import arrays, device, execute, failures, plans, program  # noqa: E402
 from convcore_opencl.backend import OpenCLBackend  # noqa: E402
 
 DEVICE_ARRAY = "pyopencl.array.Array"
@@ -484,21 +484,96 @@ def test_a_rejected_kernel_says_where_and_why(backend):
     assert_right(problem(), backend.plan(problem())(*given), *given)
 
 
-def test_a_full_device_says_so_and_stays_usable(backend, monkeypatch):
+@pytest.fixture
+def usable_afterwards(backend):
+    """Compute rightly after whatever went wrong, in the same process, and see that `out` was left alone."""
     p = problem()
-    given = operands(p)
-    out = np.full(p.result_shape, 7, np.float32)
-
-    def full(*_):
-        raise cl.MemoryError("create_buffer failed: MEM_OBJECT_ALLOCATION_FAILURE")
-
-    monkeypatch.setattr(execute, "allocate", full)
-    with pytest.raises(MemoryError) as caught:
-        backend.plan(p)(*given, out)
-    assert f"has no room for forward on {p.bytes} bytes of arrays" in str(caught.value)
+    given, out = operands(p), np.full(p.result_shape, 7, np.float32)
+    yield p, given, out
     assert (out == 7).all()
+    assert_right(p, backend.plan(p)(*given, out), *given)
+
+
+def test_a_device_that_is_full_says_so(usable_afterwards):
+    p, given, out = usable_afterwards
+    chosen = device.choose()
+    recipe = plans.recipe(p, device.traits(chosen, p))
+    plan = execute.OpenCLPlan(p, replace(recipe, workspace={"far too much": 2**60}), chosen)
+    with pytest.raises(OutOfDeviceMemory) as caught:
+        plan(*given, out)
+    error = caught.value
+    assert (error.device, error.needed) == (chosen.name.strip(), p.bytes + 2**60)
+    assert (error.memory, error.largest_buffer) == (chosen.global_mem_size, chosen.max_mem_alloc_size)
+    assert isinstance(error, MemoryError)
+    assert str(error).startswith(
+        f"{error.device} has no room for forward on {p.bytes} bytes of arrays and {2**60} of workspace (its memory is "
+        f"{error.memory}, its largest buffer {error.largest_buffer}): "
+    )
+
+
+def driver_error(kind, code):
+    """What PyOpenCL raises when a driver returns an error code."""
+    return kind(cl._cl._ErrorRecord("clEnqueueNDRangeKernel", code, ""))
+
+
+@pytest.mark.parametrize("code", ["MEM_OBJECT_ALLOCATION_FAILURE", "OUT_OF_RESOURCES"])
+def test_a_driver_that_is_out_of_memory_is_quoted(usable_afterwards, backend, monkeypatch, code):
+    p, given, out = usable_afterwards
+
+    def refuse(*_, **__):
+        raise driver_error(cl.MemoryError, getattr(cl.status_code, code))
+
+    monkeypatch.setattr(cl, "enqueue_nd_range_kernel", refuse)
+    with pytest.raises(OutOfDeviceMemory, match=f"{code}$"):
+        backend.plan(p)(*given, out)
     monkeypatch.undo()
-    assert_right(p, backend.plan(p)(*given), *given)
+
+
+@pytest.mark.parametrize("where", ["launch", "finish"])
+def test_a_lost_device_is_looked_for_anew(usable_afterwards, backend, monkeypatch, where):
+    p, given, out = usable_afterwards
+    plan = backend.plan(p)
+    plan(*given)
+    before = device.runtime(device.choose())
+
+    class Gone:
+        """The queue of a device that went away, which cannot even say what became of its commands."""
+
+        def __getattr__(self, name):
+            return getattr(before.queue, name)
+
+        def finish(self):
+            raise driver_error(cl.RuntimeError, cl.status_code.OUT_OF_RESOURCES)
+
+    def refuse(*_, **__):
+        code = "DEVICE_NOT_AVAILABLE" if where == "launch" else "OUT_OF_RESOURCES"
+        raise driver_error(cl.RuntimeError, getattr(cl.status_code, code))
+
+    monkeypatch.setattr(cl, "enqueue_nd_range_kernel", refuse)
+    with pytest.raises(DeviceLost) as caught:
+        if where == "launch":
+            plan(*given, out)
+        else:
+            with failures.reporting(plan, Gone()):
+                refuse()
+    assert caught.value.device == before.device.name.strip()
+    assert str(caught.value).startswith(f"{caught.value.device} was lost during forward, and the arrays on it with it (")
+    assert str(caught.value).endswith("); the next call makes a new context")
+    monkeypatch.undo()
+    assert_right(p, plan(*given), *given)
+    assert device.runtime(device.choose()).context != before.context
+
+
+def test_a_kernel_that_does_not_build_leaves_nothing_behind(usable_afterwards, backend, monkeypatch):
+    p, given, out = usable_afterwards
+    plan = backend.plan(p)
+    monkeypatch.setattr(program, "programs", program.Programs())
+    monkeypatch.setattr(program, "source", lambda file: "kernel void forward(nonsense) {}")
+    with pytest.raises(KernelBuildError, match=r"rejected direct.cl built with "):
+        plan(*given, out)
+    assert not plan._kernels
+    monkeypatch.undo()
+    assert_right(p, plan(*given), *given)
 
 
 def test_plans_can_be_made_in_threads_that_never_saw_the_device(backend):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from convcore_opencl.plans import ALGORITHMS, Traits, recipe, refusal
+from convcore_opencl.plans import ALGORITHMS, Traits, division, recipe, refusal
 from convcore_opencl.plans.dense import phases
 from convcore_opencl.plans.register_tile import tap_tile
 
@@ -166,14 +166,19 @@ def test_a_device_without_room_for_the_packed_copy_gets_the_direct_kernels():
             "algorithm 'register_tile' needs 147456 bytes of workspace, the limit is 1000",
         ),
         (
-            DENSE,
+            replace(DENSE, arrays="pyopencl.array.Array"),
             replace(CPU, largest_buffer=800_000),
             "a buffer of 802816 bytes is larger than a processor allows, 800000",
         ),
         (
-            DENSE,
+            replace(DENSE, arrays="pyopencl.array.Array"),
             replace(CPU, memory=1_000_000),
             "1753088 bytes are more than the memory of a processor, 1000000",
+        ),
+        (
+            DENSE,
+            replace(CPU, largest_buffer=30),
+            "a buffer of 802816 bytes is larger than a processor allows, 30; no part of the problem is small enough",
         ),
         (
             replace(DENSE, padding=((0, 2**31), (0, 0))),
@@ -184,3 +189,39 @@ def test_a_device_without_room_for_the_packed_copy_gets_the_direct_kernels():
 )
 def test_what_is_refused_is_refused_in_words(problem, device, reason):
     assert refusal(problem, device) == reason
+
+
+def test_host_arrays_are_divided_where_a_device_is_small_and_device_arrays_never():
+    small = replace(CPU, largest_buffer=300_000, memory=2_000_000)
+    for op in ("forward", "grad_input", "grad_weight"):
+        problem = replace(DENSE, op=op)
+        assert refusal(problem, small) == ""
+        divided = division(problem, small)
+        assert 3 <= len(divided) == sum(1 for _ in divided) <= 12
+        for piece in divided:
+            assert refusal(replace(piece.problem, arrays="pyopencl.array.Array"), small) == ""
+            assert 2 * piece.problem.bytes <= small.memory
+        assert division(replace(problem, arrays="pyopencl.array.Array"), small) is None
+        assert division(problem, CPU) is None
+
+
+def test_sums_are_not_divided_where_rows_can_be():
+    deep = replace(DENSE, input_shape=(1, 512, 56, 56), weight_shape=(8, 512, 3, 3), output_shape=(1, 8, 56, 56))
+    divided = division(deep, replace(CPU, largest_buffer=1_000_000))
+    assert not divided.adds
+    assert {piece.problem.input_shape[1] for piece in divided} == {512}
+
+
+def test_batches_travel_to_a_device_with_memory_of_its_own():
+    batch = replace(DENSE, input_shape=(32, 64, 56, 56), output_shape=(32, 64, 56, 56))
+    gpu = replace(CPU, kind="gpu", unified=False)
+    for op in ("forward", "grad_input", "grad_weight"):
+        assert division(replace(batch, op=op), CPU) is None
+        divided = division(replace(batch, op=op), gpu)
+        assert divided.adds == (op == "grad_weight")
+        images = [part.problem.input_shape[0] for part in divided]
+        assert sum(images) == 32
+        assert len(images) > 4
+    assert division(DENSE, gpu) is None
+    wide = replace(batch, op="grad_weight", weight_shape=(64, 64, 31, 31), padding=((15, 15), (15, 15)))
+    assert division(wide, gpu) is None

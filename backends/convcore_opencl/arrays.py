@@ -10,18 +10,13 @@ import pyopencl.array as cla
 
 from convcore.spi import Problem
 from convcore_opencl import device as devices
-from convcore_opencl.execute import Operand, enqueue, prepare, reporting_memory, stand_in
+from convcore_opencl.execute import NAMES, Operand, enqueue, prepare, stand_in
+from convcore_opencl.failures import reporting
 from convcore_opencl.plans.direct import EXTREMES, extremes
 
 if TYPE_CHECKING:
     from convcore_opencl.execute import OpenCLPlan
 
-_NAMES = {
-    "forward": ("x", "weight"),
-    "grad_input": ("grad_out", "weight"),
-    "grad_weight": ("x", "grad_out"),
-    "grad_bias": ("grad_out",),
-}
 _INT64_MAX = 2**63 - 1
 
 
@@ -30,7 +25,7 @@ def run_in_place(plan: OpenCLPlan, first: Any, second: Any, bias: Any, out: Any)
     problem = plan.problem
     if (bias is not None) != problem.bias:
         raise TypeError(f"opencl: this plan was made {'with' if problem.bias else 'without'} a bias")
-    arrays = dict(zip(_NAMES[problem.op], (first, second), strict=False))
+    arrays = dict(zip(NAMES[problem.op], (first, second), strict=False))
     for (name, array), shape, dtype in zip(arrays.items(), problem.operand_shapes, problem.dtypes, strict=False):
         _check(name, array, shape, dtype)
     if bias is not None:
@@ -40,7 +35,7 @@ def run_in_place(plan: OpenCLPlan, first: Any, second: Any, bias: Any, out: Any)
         _check("out", out, problem.result_shape, problem.result_dtype)
         _check_apart(out, arrays)
     queue = _common_queue(plan.device, arrays if out is None else arrays | {"out": out})
-    with reporting_memory(queue, problem):
+    with reporting(plan, queue):
         if problem.result_dtype.kind == "i":
             _check_overflow(queue, problem, first, second, bias)
         if out is None:

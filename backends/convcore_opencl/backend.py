@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,19 @@ class OpenCLBackend(Backend):
 
     def plan(self, problem: Problem) -> Plan:
         """Choose family, tile and workspace; nothing is compiled before the plan is called."""
+        return self._plan(problem, plans.recipe if problem.tune == "off" else plans.by_tables)
+
+    def _plan(self, problem: Problem, choose: Callable[[Problem, plans.Traits], plans.Recipe]) -> Plan:
         from convcore_opencl import device as devices
+        from convcore_opencl.divided import DividedPlan
         from convcore_opencl.execute import OpenCLPlan
 
         device = devices.choose(self.device)
-        choose = plans.recipe if problem.tune == "off" else plans.by_tables
-        return OpenCLPlan(problem, choose(problem, devices.traits(device, problem)), device)
+        traits = devices.traits(device, problem)
+        division = plans.division(problem, traits)
+        if division is None:
+            return OpenCLPlan(problem, choose(problem, traits), device)
+        return DividedPlan(problem, division, partial(choose, device=traits), device)
 
     def candidates(self, problem: Problem) -> Mapping[str, Mapping[str, Any]]:
         """Name families and tiles that may do well; none for problems that are soon done by the direct kernels."""
@@ -50,15 +58,14 @@ class OpenCLBackend(Backend):
 
     def plan_with(self, problem: Problem, parameters: Mapping[str, Any]) -> Plan:
         """Make the plan with a family and a tile that were measured."""
-        from convcore_opencl import device as devices
-        from convcore_opencl.execute import OpenCLPlan
 
-        device = devices.choose(self.device)
+        def choose(problem: Problem, device: plans.Traits) -> plans.Recipe:
+            return plans.recipe(*plans.tuned(problem, device, parameters))
+
         try:
-            chosen = plans.recipe(*plans.tuned(problem, devices.traits(device, problem), parameters))
+            return self._plan(problem, choose)
         except (TypeError, ValueError) as error:
             raise UnsupportedProblem(str(error)) from None
-        return OpenCLPlan(problem, chosen, device)
 
     def fingerprint(self) -> str:
         """Name the device, its driver's version and a hash of the kernels."""

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import pyopencl as cl
@@ -38,6 +41,58 @@ class Runtime:
     context: cl.Context
     queue: cl.CommandQueue
     pool: MemoryPool
+    unified: bool
+
+    @cached_property
+    def up(self) -> cl.CommandQueue:
+        """A queue for copies to the device, beside what is computed."""
+        return cl.CommandQueue(self.context, properties=self.queue.properties)
+
+    @cached_property
+    def down(self) -> cl.CommandQueue:
+        """A queue for copies from the device."""
+        return cl.CommandQueue(self.context, properties=self.queue.properties)
+
+    @cached_property
+    def pinned(self) -> Pinned:
+        """Host memory for these copies."""
+        return Pinned(self.queue)
+
+    @property
+    def queues(self) -> tuple[cl.CommandQueue, ...]:
+        """All that something may be under way in."""
+        return (self.queue,) if self.unified else (self.queue, self.up, self.down)
+
+
+class Pinned:
+    """Host memory that the driver keeps in place, so that copies need no other on their way; kept for the next call."""
+
+    #: Blocks that are kept.
+    MOST = 8
+
+    def __init__(self, queue: cl.CommandQueue) -> None:
+        self._queue = queue
+        self._free: list[tuple[cl.Buffer, np.ndarray[Any, Any]]] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lend(self, size: int) -> Iterator[np.ndarray[Any, Any]]:
+        """Lend at least ``size`` bytes, until all that uses them is over."""
+        with self._lock:
+            fitting = [block for block in self._free if size <= block[0].size <= 2 * size]
+            block = min(fitting, key=lambda block: block[0].size, default=None)
+            if block is not None:
+                self._free = [other for other in self._free if other is not block]
+        block = block or self._made(size)
+        yield block[1]
+        with self._lock:  # not after an error, with which the device may be lost
+            self._free = [*self._free, block][-self.MOST :]
+
+    def _made(self, size: int) -> tuple[cl.Buffer, np.ndarray[Any, Any]]:
+        buffer = cl.Buffer(self._queue.context, cl.mem_flags.READ_WRITE | cl.mem_flags.ALLOC_HOST_PTR, size)
+        how = cl.map_flags.READ | cl.map_flags.WRITE
+        array, _ = cl.enqueue_map_buffer(self._queue, buffer, how, 0, (size,), np.uint8)
+        return buffer, array
 
 
 @dataclass
@@ -102,6 +157,7 @@ def described(device: cl.Device) -> Traits:
         largest_group=device.max_work_group_size,
         vendor=device.vendor.strip(),
         platform=device.platform.name.strip(),
+        unified=bool(device.host_unified_memory),
     )
 
 
@@ -215,9 +271,26 @@ def runtime(device: cl.Device) -> Runtime:
     with process.lock:
         if device not in process.runtimes:
             context = cl.Context([device])
-            queue = cl.CommandQueue(context)
-            process.runtimes[device] = Runtime(device, context, queue, MemoryPool(ImmediateAllocator(queue)))
+            process.runtimes[device] = _runtime(device, cl.CommandQueue(context))
         return process.runtimes[device]
+
+
+def measuring(device: cl.Device) -> Runtime:
+    """Return a runtime in the same context whose queues note when commands begin and end."""
+    context = runtime(device).context
+    return _runtime(device, cl.CommandQueue(context, properties=cl.command_queue_properties.PROFILING_ENABLE))
+
+
+def _runtime(device: cl.Device, queue: cl.CommandQueue) -> Runtime:
+    pool = MemoryPool(ImmediateAllocator(queue))
+    return Runtime(device, queue.context, queue, pool, described(device).unified)
+
+
+def forget(context: cl.Context) -> None:
+    """Forget a runtime whose device was lost; the next question makes another."""
+    process = _process
+    with process.lock:
+        process.runtimes = {device: each for device, each in process.runtimes.items() if each.context != context}
 
 
 def runtime_of(queue: cl.CommandQueue) -> Runtime | None:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyopencl as cl
 
-from convcore.spi import HOST_ARRAY, Plan, Problem
+from convcore.spi import HOST_ARRAY, Plan, Problem, Step
 from convcore_opencl import device as devices
 from convcore_opencl import program
 from convcore_opencl.plans import Launch, Recipe
+
+if TYPE_CHECKING:
+    from convcore_opencl.host import Account
+
+
+#: What the operands of an operation are called.
+NAMES = {
+    "forward": ("x", "weight"),
+    "grad_input": ("grad_out", "weight"),
+    "grad_weight": ("x", "grad_out"),
+    "grad_bias": ("grad_out",),
+}
 
 
 class Operand(NamedTuple):
@@ -53,37 +64,54 @@ class OpenCLPlan(Plan):
         return run_in_place(self, first, second, bias, out)
 
     def run(self, first: Any, second: Any, bias: Any, out: Any) -> None:
-        """Copy NumPy arrays to the device, compute, and copy the result back when it is whole."""
-        if out.size == 0:
-            return
-        runtime = devices.runtime(self.device)
-        with reporting_memory(runtime.queue, self.problem):
-            arrays = {"first": first, "second": second, "bias": bias}
-            operands = {name: Operand(_upload(runtime, array)) for name, array in arrays.items()}
-            operands["out"] = Operand(allocate(runtime.queue, out.nbytes))
-            self.follow(runtime.queue, operands)
-            cl.enqueue_copy(runtime.queue, out, operands["out"].buffer)
+        """Compute, and copy the result to ``out`` when it is whole."""
+        self._compute(devices.runtime(self.device), (first, second, bias), out, fresh=False)
+
+    def run_fresh(self, first: Any, second: Any, bias: Any, out: Any) -> None:
+        """Compute where ``out`` is, if the device reads and writes the host's memory."""
+        self._compute(devices.runtime(self.device), (first, second, bias), out, fresh=True)
+
+    def measure(self, first: Any, second: Any = None, bias: Any = None) -> tuple[Step, ...]:
+        """Compute once, in a queue of its own, and say what each copy and each kernel took."""
+        from convcore_opencl.host import Account
+
+        account = Account(measures=True)
+        out = np.empty(self.problem.result_shape, self.problem.result_dtype)
+        self._compute(devices.measuring(self.device), (first, second, bias), out, True, account)
+        return account.steps()
+
+    def _compute(
+        self,
+        runtime: devices.Runtime,
+        arrays: tuple[Any, Any, Any],
+        out: Any,
+        fresh: bool,
+        account: Account | None = None,
+    ) -> None:
+        from convcore_opencl.failures import reporting
+        from convcore_opencl.host import compute
+
+        if out.size:
+            with reporting(self, runtime.queue):
+                compute(self, runtime, arrays, out, fresh, account)
 
     def follow(
-        self, queue: cl.CommandQueue, operands: Mapping[str, Operand], wait_for: Sequence[cl.Event] = ()
+        self,
+        queue: cl.CommandQueue,
+        operands: Mapping[str, Operand],
+        wait_for: Sequence[cl.Event] = (),
+        account: Account | None = None,
     ) -> cl.Event:
-        """Enqueue the launches of the recipe; return the last one's event."""
+        """Enqueue the launches of the recipe; return the last one's event.
+
+        Whatever may be refused, memory and kernels, is asked for before the first launch.
+        """
         key = queue.context, queue.device
         if key not in self._kernels:
             self._kernels[key] = prepare(self.recipe.launches, queue)
         scratch = {name: Operand(allocate(queue, size)) for name, size in self.recipe.workspace.items()}
-        return enqueue(
-            self._kernels[key], self.recipe.launches, queue, {**operands, **scratch, "nothing": Operand(None)}, wait_for
-        )
-
-
-def _upload(runtime: devices.Runtime, array: np.ndarray[Any, Any] | None) -> cl.Buffer | None:
-    if array is None:
-        return None
-    if array.size == 0:
-        return stand_in(runtime.context)
-    share = cl.mem_flags.USE_HOST_PTR if runtime.device.host_unified_memory else cl.mem_flags.COPY_HOST_PTR
-    return cl.Buffer(runtime.context, cl.mem_flags.READ_ONLY | share, hostbuf=array)
+        operands = {**operands, **scratch, "nothing": Operand(None)}
+        return enqueue(self._kernels[key], self.recipe.launches, queue, operands, wait_for, account)
 
 
 def allocate(queue: cl.CommandQueue, size: int) -> cl.MemoryObjectHolder:
@@ -114,32 +142,12 @@ def enqueue(
     queue: cl.CommandQueue,
     operands: Mapping[str, Operand],
     wait_for: Sequence[cl.Event] = (),
+    account: Account | None = None,
 ) -> cl.Event:
     """Enqueue launches, each after the one before; ``operands`` has the buffers they name.  Return the last's event."""
     for kernel, launch in zip(kernels, launches, strict=True):
         event = kernel.launch(queue, launch.sizes, [operands[name] for name in launch.buffers], wait_for)
         wait_for = [event]
+        if account is not None:
+            account.add(f"kernel {launch.file.removesuffix('.cl')}.{launch.function}", 0, event)
     return event
-
-
-@contextmanager
-def reporting_memory(queue: cl.CommandQueue, problem: Problem) -> Iterator[None]:
-    """Wait for the device before an error leaves; if it is out of memory, say where and for what.
-
-    What was enqueued before the error may still read the caller's arrays.
-    """
-    try:
-        yield
-    except cl.MemoryError as error:
-        queue.finish()
-        runtime = devices.runtime_of(queue)
-        if runtime is not None:
-            runtime.pool.free_held()
-        device = queue.device
-        raise MemoryError(
-            f"{device.name.strip()} has no room for {problem.op} on {problem.bytes} bytes of arrays "
-            f"(its memory is {device.global_mem_size}, its largest buffer {device.max_mem_alloc_size}): {error}"
-        ) from error
-    except BaseException:
-        queue.finish()
-        raise

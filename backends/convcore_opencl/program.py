@@ -74,6 +74,11 @@ class Programs:
                     self._programs[key] = build(queue.context, queue.device, file, options)
         return self._programs[key]
 
+    def forget(self, context: cl.Context) -> None:
+        """Drop the programs of a context that is of no use any more."""
+        with self._building:
+            self._programs = {key: built for key, built in self._programs.items() if key[0] != context}
+
 
 programs = Programs()
 

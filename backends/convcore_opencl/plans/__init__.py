@@ -3,6 +3,7 @@
     recipe.py    launches, recipes, what is known of a device      dense.py   forward and the phases of grad_input
     direct.py, register_tile.py, row_tile.py, panel.py, ...        a family each
     tables.py    what is shipped of measured and reasoned choices, by device
+    pieces.py    host arrays that are computed part by part
 
 Nothing here knows a device's API or touches data: a :class:`Recipe` is plain text and numbers, and ``execute.py``
 follows it.  To add an algorithm: its kernel file, a module with ``refusal`` and ``recipe``, an entry of
@@ -22,17 +23,45 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convcore.spi import Pair, Problem
-from convcore_opencl.plans import direct, half, local_tile, panel, register_tile, row_tile, tables, window, winograd
+from convcore.spi import HOST_ARRAY, Pair, Problem
+from convcore_opencl.plans import (
+    direct,
+    half,
+    local_tile,
+    panel,
+    pieces,
+    register_tile,
+    row_tile,
+    tables,
+    window,
+    winograd,
+)
+from convcore_opencl.plans.pieces import Division
 from convcore_opencl.plans.recipe import INT_MAX, Launch, Recipe, Traits
 
-__all__ = ["ALGORITHMS", "Launch", "Recipe", "Traits", "by_tables", "candidates", "recipe", "refusal", "tuned"]
+__all__ = [
+    "ALGORITHMS",
+    "Division",
+    "Launch",
+    "Recipe",
+    "Traits",
+    "by_tables",
+    "candidates",
+    "division",
+    "recipe",
+    "refusal",
+    "tuned",
+]
 
 #: Below so many flops the direct kernels, which are compiled once for all geometries, are soon enough done.
 TILING_PAYS = 500_000
 #: Above so many flops they are not worth measuring; nor is Winograd's algorithm where it promises less than so many
 #: times the speed, nor are families for few channels above so many in a group.
 DIRECT_IS_HOPELESS, WINOGRAD_MAY_PAY, FEW_CHANNELS = 100_000_000, 0.8, 4
+#: Bytes of the arrays of a piece, at most where a piece can be so small: host memory is set aside for two of them.
+LARGEST_PIECE = 256 << 20
+#: Bytes of a piece of a batch whose copies travel beside computing: they take far longer than to start them.
+TRAVELLING_PIECE = 4 << 20
 
 Tiles = Sequence[tuple[int, ...]]
 
@@ -160,7 +189,7 @@ def tuned(problem: Problem, device: Traits, parameters: Mapping[str, Any]) -> tu
     if problem.algorithm not in (None, algorithm):
         raise ValueError(f"algorithm {problem.algorithm!r} was asked for, not {algorithm!r}")
     wanted = replace(problem, algorithm=algorithm), replace(device, vector_bytes=vector_bytes)
-    reason = refusal(*wanted)
+    reason = _refusal(*wanted) or _memory_refusal(*wanted)
     if reason:
         raise ValueError(reason)
     computed = half.widened(problem) if half.is_half(problem) else problem
@@ -246,7 +275,18 @@ def _channels(problem: Problem) -> Pair:
 
 
 def refusal(problem: Problem, device: Traits) -> str:
-    """Return why a device cannot compute a problem, in words; empty when it can."""
+    """Return why a device cannot compute a problem, in words; empty when it can, be it in pieces."""
+    reason = _refusal(problem, device)
+    if reason:
+        return reason
+    reason = _memory_refusal(problem, device)
+    if reason and problem.arrays == HOST_ARRAY:
+        return "" if division(problem, device) else f"{reason}; no part of the problem is small enough"
+    return reason
+
+
+def _refusal(problem: Problem, device: Traits) -> str:
+    """Return what stands against a problem but the device's memory."""
     if problem.result_dtype == np.float64 and not device.float64:
         return f"{device.name} does not compute in float64"
     if half.is_half(problem) and not device.float16:
@@ -263,28 +303,50 @@ def refusal(problem: Problem, device: Traits) -> str:
             reason = "multiplies float16 only"
         if reason:
             return f"algorithm {problem.algorithm!r} {reason}"
-    return _memory_refusal(problem, device)
+    needed = recipe(problem, device).workspace_bytes
+    if problem.workspace_limit is not None and needed > problem.workspace_limit:
+        return (
+            f"algorithm {problem.algorithm!r} needs {needed} bytes of workspace, the limit is {problem.workspace_limit}"
+        )
+    return ""
+
+
+def division(problem: Problem, device: Traits) -> Division | None:
+    """Return how a problem on host arrays is divided, None if it is computed at once or, once refused, not at all."""
+    if problem.arrays != HOST_ARRAY:
+        return None
+    if not _memory_refusal(problem, device):
+        return None if device.unified else _batches(problem, device)
+
+    def fits(piece: Problem) -> bool:
+        twice = replace(device, memory=device.memory // 2)  # the next one is brought meanwhile
+        return not _memory_refusal(piece, twice)
+
+    small = pieces.divide(problem, lambda piece: piece.bytes <= LARGEST_PIECE and fits(piece))
+    return small or pieces.divide(problem, fits)
+
+
+def _batches(problem: Problem, device: Traits) -> Division | None:
+    """Divide the images of a batch where that is worth it: not where each part has sums as large as itself."""
+    images, sizes = problem.input_shape[0], pieces.whole_sizes(problem)
+    count = min(images, problem.bytes // TRAVELLING_PIECE)
+    if problem.op in ("grad_weight", "grad_bias"):
+        sums = math.prod(problem.result_shape) * problem.result_dtype.itemsize
+        count = min(count, problem.bytes // (8 * max(sums, 1)))
+    if count < 2:
+        return None
+    return Division(problem, sizes | {"images": -(-images // count)})
 
 
 def _memory_refusal(problem: Problem, device: Traits) -> str:
     workspace = recipe(problem, device).workspace
     needed = sum(workspace.values())
-    if problem.workspace_limit is not None and needed > problem.workspace_limit:
-        return (
-            f"algorithm {problem.algorithm!r} needs {needed} bytes of workspace, the limit is {problem.workspace_limit}"
-        )
-    largest = max(*_array_bytes(problem), *workspace.values(), 0)
+    largest = max(*pieces.array_bytes(problem), *workspace.values(), 0)
     if largest > device.largest_buffer:
         return f"a buffer of {largest} bytes is larger than {device.name} allows, {device.largest_buffer}"
     if problem.bytes + needed > device.memory:
         return f"{problem.bytes + needed} bytes are more than the memory of {device.name}, {device.memory}"
     return ""
-
-
-def _array_bytes(problem: Problem) -> Iterator[int]:
-    for shape, dtype in zip(problem.operand_shapes, problem.dtypes, strict=False):
-        yield math.prod(shape) * dtype.itemsize
-    yield math.prod(problem.result_shape) * problem.result_dtype.itemsize
 
 
 def _extents(problem: Problem) -> Iterator[int]:

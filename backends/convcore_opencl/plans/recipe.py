@@ -111,6 +111,8 @@ class Traits:
         What a product could do in the time that three more launches take; 0 for a guess by the device's kind.
     tile : tuple of int
         The tile that was chosen by measuring, as its family writes it; empty for the family's own choice.
+    unified : bool
+        Whether it reads the host's memory as its own, so that no array need be copied.
     """
 
     name: str
@@ -133,6 +135,7 @@ class Traits:
     winograd_pays: float = 1.2
     start_flops: float = 0.0
     tile: tuple[int, ...] = ()
+    unified: bool = True
 
     @property
     def tile_group(self) -> int:
