@@ -11,11 +11,11 @@ import pyopencl as cl
 from convcore.spi import HOST_ARRAY, Plan, Problem, Step
 from convcore_opencl import device as devices
 from convcore_opencl import program
+from convcore_opencl.failures import reporting
 from convcore_opencl.plans import Launch, Recipe
 
 if TYPE_CHECKING:
     from convcore_opencl.host import Account
-
 
 #: What the operands of an operation are called.
 NAMES = {
@@ -88,7 +88,6 @@ class OpenCLPlan(Plan):
         fresh: bool,
         account: Account | None = None,
     ) -> None:
-        from convcore_opencl.failures import reporting
         from convcore_opencl.host import compute
 
         if out.size:
