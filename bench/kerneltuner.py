@@ -8,6 +8,7 @@ backend does not run, and some candidates may only run in another process.
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any, NamedTuple
 
 from constraint import FunctionConstraint
@@ -109,7 +110,9 @@ def by_strategy(search: Search, strategy: str, evaluations: int | None = None, s
         metrics=None,
         verbose=False,
     )
-    strategy_map[strategy].tune(space, CandidateRunner(search, names), options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="kernel_tuner")  # overflows where two candidates are as fast
+        strategy_map[strategy].tune(space, CandidateRunner(search, names), options)
 
 
 def _space(search: Search) -> tuple[Searchspace, dict[tuple[str, ...], str]]:

@@ -49,7 +49,7 @@ def tune(
     console.print(f"{name} on {where}")
     visit = partial(kerneltuner.by_strategy, strategy=strategy, evaluations=evaluations, seconds=seconds)
     cases = list(_cases(registry().backend(name), problems, direction, batch, dtype, accuracy))
-    won = _tune(console, name, cases, visit, again)
+    won = _tune(console, name, cases, visit, evaluations, again)
     console.print(f"choices: {choices.users().path}")
     raise typer.Exit(0 if won else 1)
 
@@ -88,20 +88,23 @@ def _cases(
                     yield f"{layer.id} {which}", problem
 
 
-def _tune(console: Any, name: str, cases: list[tuple[str, Any]], visit: Any, again: bool) -> bool:
+def _tune(
+    console: Any, name: str, cases: list[tuple[str, Any]], visit: Any, evaluations: int | None, again: bool
+) -> bool:
     """Measure every problem; return whether each that has candidates has a winner."""
     from convcore.registry import registry
     from convcore.tuning import choices
     from convcore.tuning.search import Attempt, tuned
 
     backend, well = registry().backend(name), True
-    offered = [(label, problem, _candidates(backend, problem)) for label, problem in cases]
-    with _progress(sum(len(found) for _, _, found in offered if not isinstance(found, str))) as (bar, task):
-        for label, problem, found in offered:
-            if isinstance(found, str):
-                console.print(f"{label}: {found}")
+    offered = [(label, problem, *_candidates(backend, problem)) for label, problem in cases]
+    most = {label: min(count, evaluations or count) for label, _, count, _ in offered}
+    with _progress(console, sum(most.values())) as (bar, task):
+        for label, problem, count, reason in offered:
+            if not count:
+                console.print(f"{label}: {reason}")
                 continue
-            before = bar.tasks[0].completed
+            done = bar.tasks[0].completed + most[label]
             entry = None if again else choices.known(name, backend, problem)
 
             def tell(attempt: Attempt, label: str = label) -> None:
@@ -114,24 +117,23 @@ def _tune(console: Any, name: str, cases: list[tuple[str, Any]], visit: Any, aga
                 entry = tuned(name, backend, problem, visit, tell)
             well &= entry is not None
             console.print(f"{label}: {entry or '[red]none of the candidates is right[/]'}")
-            bar.update(task, completed=before + len(found))
+            bar.update(task, completed=done)
     return well
 
 
-def _candidates(backend: Any, problem: Any) -> Any:
-    """Return what may be measured, or why there is nothing."""
+def _candidates(backend: Any, problem: Any) -> tuple[int, str]:
+    """Return how many candidates may be measured, or why none."""
     supported = backend.supports(problem)
     if supported is not True:
-        return str(supported)
-    found = backend.candidates(problem)
-    return found if len(found) > 1 else "there is nothing to choose"
+        return 0, str(supported)
+    count = len(backend.candidates(problem))
+    return (count, "") if count > 1 else (0, "there is nothing to choose")
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[tuple[Any, Any]]:
-    """Show how far it is and how long it will take, on stderr."""
+def _progress(console: Any, total: int) -> Iterator[tuple[Any, Any]]:
+    """Show how far it is and how long it will take, below what is printed."""
     from rich import progress
-    from rich.console import Console
 
     columns = (
         progress.TextColumn("{task.description}"),
@@ -140,5 +142,5 @@ def _progress(total: int) -> Iterator[tuple[Any, Any]]:
         progress.TextColumn("left"),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         yield bar, bar.add_task("starting", total=total)

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import sys
 import textwrap
 import warnings
@@ -11,6 +12,7 @@ import pytest
 
 import convcore
 from convcore import calls, select
+from convcore.cli import main
 from convcore.registry import registry
 from convcore.tuning import choices, search
 
@@ -291,3 +293,61 @@ class TestKernelTuner:
         recorded.attempt = lambda candidate: (__import__("time").sleep(0.2), Recorded.attempt(recorded, candidate))[1]
         self.driver.by_strategy(recorded, "brute_force", seconds=0.1)
         assert len(recorded.asked) == 1
+
+
+class TestCommand:
+    """`convcore tune`."""
+
+    def run(self, *arguments):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what Kernel Tuner imports
+            pytest.importorskip("kernel_tuner")
+        with pytest.raises(SystemExit) as stop:
+            main(["tune", "--problems", "h4 w1 r1", "--direction", "forward", *arguments])
+        return stop.value.code
+
+    def test_writes_what_plans_read_and_names_who_is_out(self, planted, cache, capsys):
+        assert self.run("--backend", "planted") == 0
+        told = capsys.readouterr().out
+        assert "h4 w1 r1 forward: wrong is out: computes wrongly: 4 of 4 elements are wrong" in told
+        assert "h4 w1 r1 forward: raising is out: MemoryError: full\n" in told
+        assert "h4 w1 r1 forward: quick" in told
+        assert f"choices: {cache}\n" in told
+        assert convcore.plan("forward", *ARGUMENTS, backend="planted").algorithm == "quick"
+
+    def test_what_is_known_is_measured_again_only_if_asked(self, planted, cache):
+        choices.store("planted", registry().backend("planted"), problem(), choices.Entry(**ENTRY))
+        assert self.run("--backend", "planted") == 0
+        assert not planted.MADE
+        assert self.run("--backend", "planted", "--again", "--evaluations", "1") == 0
+        assert {plan.kind for plan in planted.MADE} == {"slow"}
+
+    def test_ends_with_1_if_nothing_is_right(self, planted, cache, capsys, monkeypatch):
+        only = {kind: {"kind": kind} for kind in ("wrong", "raising")}
+        monkeypatch.setattr(planted.Planted, "candidates", lambda self, problem: only)
+        assert self.run("--backend", "planted") == 1
+        assert "none of the candidates is right" in capsys.readouterr().out
+        assert not cache.exists()
+
+    def test_shows_how_long_it_will_take(self, planted, cache, capsys, monkeypatch):
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "120")
+        assert self.run("--backend", "planted") == 0
+        assert re.search(r"6/6.*left.*0:00:0\d", capsys.readouterr().out)
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (["--strategy", "luck"], "tune: `strategy` must be one of brute_force, random_sample, "),
+            (["--backend", "plantd"], "unknown backend 'plantd' (from --backend); did you mean 'planted'?"),
+            (["--device", "tpu"], "--device: backend 'planted' has no device 'tpu', there are: 0 (host)"),
+            (["--problems", "resnot"], "--problems: 'resnot' is no set"),
+        ],
+    )
+    def test_what_is_wrong_is_one_sentence(self, planted, cache, capsys, arguments, sentence):
+        assert self.run("--backend", "planted", *arguments) == 2
+        assert sentence in capsys.readouterr().err
+
+    def test_a_backend_without_choices_says_so(self, cache, capsys):
+        assert self.run("--backend", "numpy") == 0
+        assert "there is nothing to choose" in capsys.readouterr().out

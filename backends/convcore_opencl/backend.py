@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,7 @@ class OpenCLBackend(Backend):
         return devices.runtime(devices.choose(self.device))
 
 
+@lru_cache
 def describe(index: int, device: Any) -> Device:
     """Put a pyopencl device into the core's words."""
     from convcore_opencl.device import kind

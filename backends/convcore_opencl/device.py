@@ -128,14 +128,19 @@ def traits(device: cl.Device, problem: Problem) -> Traits:
 
     What the shipped tables say of the device is in it, unless the problem's ``tune`` is "off".
     """
+    return _traits(device, problem.result_dtype == np.float16, problem.accuracy == "fast", problem.tune != "off")
+
+
+@lru_cache
+def _traits(device: cl.Device, half: bool, fast: bool, tabled: bool) -> Traits:
     found = described(device)
     if device.native_vector_width_float >= 16 and _works(device, "wide vectors"):
         found = replace(found, vector_bytes=64)
-    if problem.result_dtype == np.float16:
+    if half:
         found = replace(found, float16=_works(device, "float16"))
-    if problem.accuracy == "fast" and "nvidia" in device.vendor.lower() and _works(device, "tensor cores"):
+    if fast and "nvidia" in device.vendor.lower() and _works(device, "tensor cores"):
         found = replace(found, tensor_cores="nvidia")
-    return found if problem.tune == "off" else replace(found, **tables.lookup(found).traits)
+    return replace(found, **tables.lookup(found).traits) if tabled else found
 
 
 @lru_cache
