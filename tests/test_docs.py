@@ -11,6 +11,7 @@ from PIL import Image, ImageFilter
 
 import convcore
 from convcore.cli import main
+from convcore.tuning import choices
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,8 +28,9 @@ COMMANDS = sorted(
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Work in a folder with the files that the commands name."""
+    """Work in a folder with the files that the commands name; what is measured is kept there too."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(choices, "users", lambda: choices.Choices(tmp_path / "tuning.json"))
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save("photo.png")
     np.save("kernel.npy", np.eye(3))
     Image.open("photo.png").save("before.png")
