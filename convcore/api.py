@@ -642,12 +642,22 @@ def plan(op: str, *operands: Any, dtype: Any = None, backend: Any = None, **keyw
     return select.make_plan(calls.problem_of("plan", op, operands, dtype, keywords), config.current(backend))
 
 
-def explain(op: str, *operands: Any, dtype: Any = None, backend: Any = None, **keywords: Any) -> select.Explanation:
+def explain(
+    op: str, *operands: Any, dtype: Any = None, backend: Any = None, run: bool = False, **keywords: Any
+) -> select.Explanation:
     """Say which backend and algorithm a call would use, every candidate's reason, and whose setting decides.
 
     Parameters are those of :func:`plan`.  Nothing is computed, unless ``tune="measure"`` asks for a choice that is
     not stored yet, and a problem that every backend refuses is explained, not raised.
+
+    With ``run=True`` the call is made, twice, with random numbers in arrays of which the shape is given only: what is
+    told besides, in ``steps``, is what the second call took, in copies between host and device (bytes, seconds) and in
+    kernels.
     """
     tuning = config.tuning(keywords.get("tune"))
+    given = dict(keywords)
     problem = calls.problem_of("explain", op, operands, dtype, keywords)
-    return select.explain(problem, config.current(backend), tuning.source)
+    found = select.explain(problem, config.current(backend), tuning.source)
+    if not run or found.chosen is None:
+        return found
+    return select.with_steps(found, *calls.arrays_of("explain", op, operands, given, problem))

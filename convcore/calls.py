@@ -126,6 +126,26 @@ def problem_of(fn: str, op: str, operands: tuple[Any, ...], dtype: Any, keywords
     return describe(name, *sizes, *(given[key] for key in extra), _tuned(Geometry(**keywords)))
 
 
+def arrays_of(
+    fn: str, op: str, operands: tuple[Any, ...], keywords: dict[str, Any], problem: Problem
+) -> tuple[Any, Any, Any]:
+    """Return the arrays of a call that :func:`problem_of` described, with random ones where a shape stood for one."""
+    names = OPS[op].arrays
+    given = {name: keywords[name] for name in names if name in keywords} | dict(zip(names, operands, strict=False))
+    described = [*zip(problem.operand_shapes, problem.dtypes, strict=False)]
+    if problem.bias:
+        described.append(((problem.result_channels,), problem.result_dtype))
+    rng, arrays = np.random.default_rng(0), []
+    for name, (shape, dtype) in zip(names, described, strict=False):
+        value = given[name]
+        if _is_shape(value):
+            value = rng.integers(0, 9, shape) if dtype.kind in "iu" else rng.standard_normal(shape)
+        array = normalise.as_array(fn, name, value)
+        arrays.append(np.require(array, dtype, ("C", "A")) if isinstance(array, np.ndarray) else array)
+    bias = arrays.pop() if problem.bias else None
+    return arrays[0], arrays[1] if len(arrays) > 1 else None, bias
+
+
 def _tuned(geometry: Geometry) -> Geometry:
     """Fill in the tuning that applies where the call does not choose it; its variable costs too much for every call."""
     return replace(geometry, tune=config.tuning(geometry.tune).word)
@@ -136,7 +156,11 @@ def _describe(fn: str, name: str, value: Any, shape_dtype: Any = None) -> Operan
     if value is None and name in _DEFAULTS:
         return None
     ndim = 1 if name == "bias" else 4
-    if shape_dtype is not None and isinstance(value, tuple) and all(isinstance(size, int) for size in value):
+    if shape_dtype is not None and _is_shape(value):
         shape = value if ndim == 1 else normalise.shape4(fn, name, value)
         return Operand(name, shape, normalise.check_dtype(fn, name, shape_dtype))
     return normalise.operand(fn, name, normalise.as_array(fn, name, value), ndim)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(size, int) for size in value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from convcore import config
@@ -19,7 +19,7 @@ from convcore.errors import BrokenBackend, NoDevice, UnsupportedProblem
 from convcore.hookspecs import Event
 from convcore.problem import HOST_ARRAY, Problem
 from convcore.registry import BUILTIN_ORDER, fence, registry
-from convcore.spi import BackendSpec, Packed, Plan
+from convcore.spi import BackendSpec, Packed, Plan, Step
 from convcore.tuning import choices
 
 V = TypeVar("V")
@@ -77,6 +77,8 @@ class Explanation:
         What the choice was among, by which numbers, if the backend says so.
     tune_source : str
         Where the tuning, ``problem.tune``, came from.
+    steps : tuple of Step
+        What a call took, if one was made: copies between host and device, and kernels.
     """
 
     problem: Problem
@@ -89,6 +91,7 @@ class Explanation:
     notes: str = ""
     details: str = ""
     tune_source: str = ""
+    steps: tuple[Step, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the explanation as plain JSON types."""
@@ -104,6 +107,7 @@ class Explanation:
             "workspace_bytes": self.workspace_bytes,
             "notes": self.notes,
             "details": self.details,
+            "steps": [asdict(step) for step in self.steps],
         }
 
     def __str__(self) -> str:
@@ -125,6 +129,9 @@ class Explanation:
             lines.append(f"notes: {self.notes}")
         if self.details:
             lines.append(self.details)
+        for step in self.steps:
+            moved = f", {step.bytes} bytes, {step.bytes / max(step.seconds, 1e-9) / 1e9:.3g} GB/s" if step.bytes else ""
+            lines.append(f"took {step.seconds * 1e3:.3f} ms: {step.name}, {step.count} times{moved}")
         return "\n".join(lines)
 
 
@@ -279,6 +286,14 @@ def explain(problem: Problem, setting: Setting, tune_source: str = "") -> Explan
     )
 
 
+def with_steps(found: Explanation, first: Any, second: Any, bias: Any) -> Explanation:
+    """Make the call that was explained, and say what its steps take once nothing needs to be compiled any more."""
+    assert found.chosen is not None
+    plan = plan_for(found.chosen, found.problem)
+    plan(first, second, bias)
+    return replace(found, steps=plan.measure(first, second, bias))
+
+
 class ObservedPlan(Plan):
     """A plan that tells the plugins that want to know when a call has finished."""
 
@@ -294,6 +309,10 @@ class ObservedPlan(Plan):
     def details(self) -> str:
         """Return what the plan that is observed says."""
         return self.plan.details()
+
+    def measure(self, first: Any, second: Any = None, bias: Any = None) -> tuple[Step, ...]:
+        """Measure the plan that is observed."""
+        return self.plan.measure(first, second, bias)
 
     def pack(self, weight: Any) -> Packed:
         """Pack a weight for the plan that is observed."""

@@ -185,6 +185,14 @@ def test_explain_knows_every_op(run, op):
     assert problem["output_shape"] == [2, 6, 4, 9]
 
 
+def test_explain_runs_a_problem_where_it_is_asked_to(run):
+    arguments = ("explain", "grad_input", "--input", "2,4,9,8", "--weight", "6,4,3,2", "--backend", "numpy", "--json")
+    for more, names in ((), []), (("--run",), ["call"]):
+        status, out, _ = run(*arguments, *more)
+        assert status == 0
+        assert [step["name"] for step in json.loads(out)["steps"]] == names
+
+
 def test_test_runs_the_kit_in_a_pytest_of_its_own(run, monkeypatch):
     seen = []
 

@@ -493,6 +493,35 @@ class TestExplain:
 
         json.dumps(convcore.explain("forward", X, W).to_dict())
 
+    @pytest.mark.parametrize("backend", ["numpy", "cpu"])
+    def test_a_call_that_is_run_tells_its_steps(self, backend):
+        import json
+
+        by_array = convcore.explain("conv2d", X, W, backend=backend, run=True)
+        by_shape = convcore.explain("conv2d", X.shape, W.shape, (1,), backend=backend, run=True)
+        for found in (by_array, by_shape):
+            (step,) = found.steps
+            assert (step.name, step.bytes, step.count) == ("call", 0, 1)
+            assert step.seconds > 0
+            assert str(found).endswith(f"took {step.seconds * 1e3:.3f} ms: call, 1 times")
+            assert json.loads(json.dumps(found.to_dict()))["steps"][0]["seconds"] == step.seconds
+        assert convcore.explain("conv2d", X, W, backend=backend).steps == ()
+
+    def test_what_is_run_is_the_call_with_its_arrays(self, monkeypatch):
+        given = []
+        monkeypatch.setattr(convcore.spi.Plan, "__call__", lambda self, *arrays: given.append(arrays))
+        convcore.explain("grad_weight", X.T.copy().T, (1, 1, 6, 7), W.shape, backend="numpy", run=True)
+        assert len(given) == 2
+        for first, second, bias in given:
+            np.testing.assert_array_equal(first, X)
+            assert first.flags.c_contiguous
+            assert second.shape == (1, 1, 6, 7)
+            assert np.unique(second).size > 10
+            assert bias is None
+
+    def test_what_is_refused_is_not_run(self):
+        assert convcore.explain("forward", X, W, algorithm="magic", backend="numpy", run=True).steps == ()
+
 
 class TestPlanCache:
     def test_equal_values_of_another_type_are_still_refused(self):

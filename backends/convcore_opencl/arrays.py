@@ -16,6 +16,7 @@ from convcore_opencl.plans.direct import EXTREMES, extremes
 
 if TYPE_CHECKING:
     from convcore_opencl.execute import OpenCLPlan
+    from convcore_opencl.host import Account
 
 _INT64_MAX = 2**63 - 1
 
@@ -45,6 +46,19 @@ def run_in_place(plan: OpenCLPlan, first: Any, second: Any, bias: Any, out: Any)
             operands = {name: _operand(queue, array) for name, array in named.items()}
             out.add_event(plan.follow(queue, operands, _events(*named.values())))
     return out
+
+
+def measure_in_place(plan: OpenCLPlan, first: Any, second: Any, bias: Any, account: Account) -> None:
+    """Compute device arrays once more, in a queue that notes when each kernel begins and ends."""
+    out = run_in_place(plan, first, second, bias, None)
+    out.queue.finish()
+    measuring = cl.command_queue_properties.PROFILING_ENABLE
+    queue = cl.CommandQueue(out.context, plan.device, properties=measuring)
+    named = {"first": first, "second": second, "bias": bias, "out": out}
+    if out.size:
+        with reporting(plan, queue):
+            plan.follow(queue, {name: _operand(queue, array) for name, array in named.items()}, account=account)
+            queue.finish()
 
 
 def _check(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -89,6 +89,7 @@ class _Started(NamedTuple):
 
     piece: Piece
     block: Array
+    placed: bool  # it is where it belongs
     event: cl.Event
     kept: list[Any]
 
@@ -134,8 +135,7 @@ class _Way(ABC):
         operands["out"] = Operand(buffer)
         computed = self.plan.plans[problem].follow(self.runtime.queue, operands, waiting, self.account)
         event, mapped = self.fetch(block, buffer, computed)
-        self.account.add("result to the host", block.nbytes, event)
-        return _Started(piece, block, event, [*kept, buffer, mapped])
+        return _Started(piece, block, block is target, event, [*kept, buffer, mapped])
 
     def end(self, started: _Started) -> None:
         """Wait until a piece has returned, and put its result where it belongs."""
@@ -146,7 +146,7 @@ class _Way(ABC):
                 self.out[_slices(where)] += started.block
             else:
                 np.add.at(self.out, np.ix_(*where), started.block)
-        elif not np.shares_memory(started.block, self.out):
+        elif not started.placed:
             self.out[_slices(where)] = started.block
 
     def _sent(self, name: str, dtype: np.dtype[Any]) -> Operand:
@@ -200,6 +200,7 @@ class _Sharing(_Way):
         """Map the buffer, which costs no copy."""
         mapped, event = map_result(self.runtime.queue, buffer, block)
         self.runtime.queue.flush()
+        self.account.add("result, shared with the host", 0, event)
         return event, mapped
 
 
@@ -234,6 +235,7 @@ class _Copying(_Way):
         self.runtime.queue.flush()
         event = cl.enqueue_copy(self.runtime.down, block, buffer, wait_for=[computed], is_blocking=False)
         self.runtime.down.flush()
+        self.account.add("result to the host", block.nbytes, event)
         return event, None
 
     def _slot(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], slot: int) -> tuple[Any, Array]:

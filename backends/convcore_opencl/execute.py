@@ -76,6 +76,11 @@ class OpenCLPlan(Plan):
         from convcore_opencl.host import Account
 
         account = Account(measures=True)
+        if self.problem.arrays != HOST_ARRAY:
+            from convcore_opencl.arrays import measure_in_place
+
+            measure_in_place(self, first, second, bias, account)
+            return account.steps()
         out = np.empty(self.problem.result_shape, self.problem.result_dtype)
         self._compute(devices.measuring(self.device), (first, second, bias), out, True, account)
         return account.steps()

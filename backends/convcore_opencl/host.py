@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from convcore_opencl.execute import OpenCLPlan
 
 Array = np.ndarray[Any, Any]
+#: Bytes of a result from which on to map a shared buffer takes less time than to copy.
+SHARING_PAYS = 128 << 10
 
 
 class Account:
@@ -56,18 +58,19 @@ def compute(
         key: Operand(send(runtime, name, array, account))
         for key, name, array in zip(("first", "second", "bias"), (*names, "bias"), arrays, strict=True)
     }
-    if fresh and runtime.unified:
+    if fresh and runtime.unified and out.nbytes >= SHARING_PAYS:
         operands["out"] = Operand(shared(runtime, out, written=True))
         plan.follow(queue, operands, account=account)
         mapped, event = map_result(queue, operands["out"].buffer, out)
         event.wait()
         mapped.base.release(queue)
+        account.add("result, shared with the host", 0, event)
     else:
         operands["out"] = Operand(allocate(queue, out.nbytes))
         plan.follow(queue, operands, account=account)
         event = cl.enqueue_copy(queue, out, operands["out"].buffer, is_blocking=False)
+        account.add("result to the host", out.nbytes, event)
         event.wait()
-    account.add("result to the host", out.nbytes, event)
 
 
 def send(runtime: Runtime, name: str, array: Array | None, account: Account) -> cl.MemoryObjectHolder | None:
@@ -75,6 +78,7 @@ def send(runtime: Runtime, name: str, array: Array | None, account: Account) -> 
     if array is None:
         return None
     if runtime.unified or not array.size:
+        account.add(f"{name}, shared with the device", 0, 0.0)
         return shared(runtime, array)
     buffer = allocate(runtime.queue, array.nbytes)
     account.add(f"{name} to the device", array.nbytes, cl.enqueue_copy(runtime.queue, buffer, array, is_blocking=False))

@@ -130,9 +130,10 @@ def explain(
     tune: Annotated[str | None, typer.Option(help="off, heuristic, cached or measure.")] = None,
     algorithm: Annotated[str | None, typer.Option(help="An algorithm that must run.")] = None,
     backend: BackendOption = None,
+    run: Annotated[bool, typer.Option("--run", help="Compute random numbers, and say what each step takes.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which backend and algorithm would run a problem, and why; nothing is computed."""
+    """Say which backend and algorithm would run a problem, and why; nothing is computed but with --run."""
     x, weight = _integers("--input", input_shape), _integers("--weight", weight_shape)
     geometry: dict[str, Any] = {
         "stride": _pair("--stride", stride),
@@ -152,7 +153,7 @@ def explain(
         raise ValueError(f"OP must be one of {', '.join(operands)}, got {op!r}")
     keywords = {"layout": layout} if op == "grad_bias" else geometry | {"boundary": boundary, "accuracy": accuracy}
     explanation = convcore.explain(
-        op, *operands[op], dtype=_dtype(dtype), backend=backend, algorithm=algorithm, tune=tune, **keywords
+        op, *operands[op], dtype=_dtype(dtype), backend=backend, run=run, algorithm=algorithm, tune=tune, **keywords
     )
     print(json.dumps(explanation.to_dict(), indent=2) if as_json else explanation)
 
