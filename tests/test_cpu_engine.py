@@ -16,12 +16,12 @@ import pytest
 from convcore_cpu.backend import CPUBackend
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
 from convcore_cpu.machine import processor
-from convcore_cpu.plans import ALGORITHMS, make_program
+from convcore_cpu.plans import ALGORITHMS, candidates, make_program
 from threadpoolctl import threadpool_limits
 
 import convcore
 from convcore import select
-from convcore.problem import BOUNDARIES
+from convcore.problem import BOUNDARIES, OPS
 from convcore.registry import registry
 from convcore.spi import Packed, Plan
 from convcore.testing.problems import GEOMETRIES, make_problem, random_operands
@@ -48,7 +48,13 @@ SLID = {name: GEOMETRIES[name] for name in ("plain", "stride-2", "depthwise-mult
 #: Where the rows of an algorithm run: operations, and the names of the algorithms.
 ALONE = {
     "outer": (("forward", "direct"), ("grad_input", "direct")),
-    "panel": (("forward", "panels"), ("grad_input", "panels"), ("grad_weight", "direct")),
+    "panel": (
+        ("forward", "panels"),
+        ("grad_input", "panels"),
+        ("forward", "channels"),
+        ("grad_input", "channels"),
+        ("grad_weight", "direct"),
+    ),
 }
 
 WINOGRAD_OPS = ("forward", "grad_input", "grad_weight")
@@ -77,8 +83,11 @@ def in_python(code, **variables):
 class TestMicroKernels:
     @pytest.mark.parametrize("row", [available(row) for row in ROWS if row.algorithm in ALONE])
     def test_computes_alone(self, row):
-        others = [other for other in all_rows() if other.algorithm == "collect"]
+        helpers = {"collect", "band", "turn", "outer"} - {row.algorithm}
+        others = [other for other in all_rows() if other.algorithm in helpers]
         for name, (op, algorithm) in product(TILED, ALONE[row.algorithm]):
+            if algorithm == "channels" and row.dtype == "i64":
+                continue
             arguments = GEOMETRIES[name] | {"dtypes": (DTYPES[row.dtype],) * 2}
             problem = make_problem(op, **arguments, algorithm=algorithm)
             program = make_program(problem, [row, *others])
@@ -94,6 +103,17 @@ class TestMicroKernels:
             problem = make_problem(op, **arguments, algorithm="panels")
             operands = random_operands(problem)
             program = make_program(problem, [row, *others])
+            assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
+
+    @pytest.mark.parametrize("row", [available(row) for row in ROWS if row.algorithm == "band"])
+    def test_fills_bands_alone(self, row):
+        others = [other for other in all_rows() if other.algorithm in ("panel", "turn", "outer")]
+        for name, op, boundary in product(TILED, ("forward", "grad_input"), ("constant", "reflect")):
+            arguments = GEOMETRIES[name] | {"dtypes": (DTYPES[row.dtype],) * 2, "boundary": boundary}
+            problem = make_problem(op, **arguments, algorithm="channels")
+            operands = random_operands(problem)
+            program = make_program(problem, [row, *others])
+            assert program.each[0][0].fill == row.name
             assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
 
     @pytest.mark.parametrize("row", [available(row) for row in ROWS if row.algorithm == "dot"])
@@ -145,7 +165,10 @@ class TestMicroKernels:
         wanted = {
             (dtype, algorithm) for dtype in DTYPES for algorithm in ("outer", "panel", "collect", "dot", "sliding")
         }
-        kinds = [f"winograd_{kind}" for kind in ("input", "weight", "output", "result", "grad", "taps")] + ["turn"]
+        kinds = [f"winograd_{kind}" for kind in ("input", "weight", "output", "result", "grad", "taps")] + [
+            "turn",
+            "band",
+        ]
         wanted |= {(dtype, kind) for dtype in ("f32", "f64") for kind in kinds}
         for rows in MICRO_KERNELS.values():
             assert {(row.dtype, row.algorithm) for row in rows} == wanted
@@ -234,7 +257,7 @@ class TestSliding:
 
     @pytest.mark.parametrize("op", ["forward", "grad_input"])
     def test_it_runs_where_groups_have_one_channel(self, op):
-        for channels, algorithm in ((32, "sliding"), (1, "panels")):
+        for channels, algorithm in ((32, "sliding"), (1, "channels")):
             problem = make_problem(
                 op, images=1, channels=(32, 32), groups=channels, size=(56, 56), kernel=(5, 5), padding=((2, 2), (2, 2))
             )
@@ -364,7 +387,7 @@ LARGE = {
 
 class TestThreads:
     @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight", "grad_bias"])
-    @pytest.mark.parametrize("algorithm", ["direct", "panels", "dot", "sliding", "winograd2", "winograd4"])
+    @pytest.mark.parametrize("algorithm", sorted({name for op in OPS for name in candidates(op)}))
     def test_any_number_of_threads_gives_the_same_bits(self, op, algorithm):
         problem = make_problem(op, **LARGE, algorithm=algorithm)
         if CPUBackend().supports(problem) is not True:

@@ -5,7 +5,8 @@ How a problem becomes work::
     backend.py       CPUBackend.plan(problem); fourier.py where transforms of tiles are cheaper than a program;
                      machine.py: which processor this is
     plans.py           chooses the algorithm -> Program: steps, their sizes and offset tables
-    correlate.py         of forward and grad_input, panels.py the same by panels; grad_weight.py of grad_weight
+    correlate.py         of forward and grad_input, panels.py the same by panels, channels.py with lanes of channels
+    grad_weight.py       of grad_weight
     winograd.py          of 3x3 kernels; winograd_grad_weight.py of their grad_weight
     sliding.py, dots.py  of all three where groups have few channels
     pool.py              of the maximum over windows and its gradient

@@ -15,6 +15,9 @@ from convcore_cpu.layout import TASKS, Layout, Planes
 from convcore_cpu.program import FIRST, OUT, SECOND, WORKSPACE, Draft, Step
 from convcore_cpu.tiles import outer_kernel, padded
 
+#: What a call of a micro-kernel takes besides its terms (cycles).
+CALL_CYCLES = 60.0
+
 
 @dataclass(frozen=True)
 class Gather:
@@ -226,6 +229,8 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
                 return [], cycles
             found.append(kernel)
             cycles += per_term * terms * len(gather.line_taps) * len(gather.column_taps)
+            tiles = -(-len(direction.rows) // kernel.rows) * -(-gather.pixels(planes) // kernel.columns)
+            cycles += layout.images * layout.groups * tiles * CALL_CYCLES
         return found, cycles
 
     planes = layout.in_place(FIRST, direction.lines, direction.columns)

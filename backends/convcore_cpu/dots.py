@@ -13,7 +13,7 @@ from convcore_cpu.layout import FAST_BAND_BYTES, TASKS, Layout, Planes
 from convcore_cpu.program import FIRST, OUT, SECOND, WORKSPACE, Draft, Step, UnsupportedError
 from convcore_cpu.tiles import padded
 
-#: What is read again and again from more than the first-level cache takes twice as long (bytes).
+#: What is read again and again from more than the first-level cache takes more than twice as long (bytes).
 FIRST_CACHE_BYTES = 64 << 10
 #: Columns of a chunk that are tried where a whole line is longer.
 CHUNK_COLUMNS = (512, 128)
@@ -184,7 +184,7 @@ def _tile_cycles(layout: Layout, kernel: MicroKernel, lines: int, columns: int) 
     loads = (0.95 if kernel.isa == "avx512" else 0.6) * kernel.rows + 0.5 * vectors
     # All rows go past some channels of grad_out before the next ones come.
     if (layout.c_per_group + vectors) * lines * columns * layout.itemsize > FIRST_CACHE_BYTES:
-        loads *= 2.0
+        loads *= 2.7
     step = max(0.5 * kernel.rows * vectors, loads, 2.0)
     # Without masks the last vector of a line is loaded lane by lane.
     last = 8.0 * (kernel.rows + vectors) if kernel.isa == "baseline" and columns % kernel.lanes else 2.0

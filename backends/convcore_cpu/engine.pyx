@@ -118,6 +118,7 @@ cdef union StepData:
     kernels.pack_step pack
     kernels.correlate_step correlate
     kernels.panels_step panels
+    kernels.channels_step channels
     kernels.sliding_step sliding
     kernels.accumulate_step accumulate
     kernels.lines_step lines
@@ -191,6 +192,16 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.panels.a_row = <const index_t *> _table(step, "a_row")
         data.panels.out_row = <const index_t *> _table(step, "out_row")
         data.panels.tile_row = <const index_t *> _table(step, "tile_row")
+    elif kind == "channels":
+        data.channels.sizes = step.sizes
+        data.channels.kernel = _kernel(step.kernel)
+        data.channels.turn = _kernel(step.transform)
+        data.channels.fill = _kernel(step.fill)
+        _bind_band(step, &data.channels.band)
+        data.channels.pieces = <const index_t *> _table(step, "pieces")
+        data.channels.gathers = <const index_t *> _table(step, "gathers")
+        data.channels.offsets = <const index_t *> _table(step, "offsets")
+        data.channels.tile_row = <const index_t *> _table(step, "tile_row")
     elif kind == "bands":
         data.sliding.sizes = step.sizes
         data.sliding.kernel = _kernel(step.kernel)

@@ -98,6 +98,28 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *out_row
         const index_t *tile_row
 
+    ctypedef struct channels_sizes:
+        index_t x_image, x_group
+        index_t a_buffer
+        index_t bias_buffer
+        index_t out_buffer, out_offset, out_image, out_group, out_channel, out_line, out_column
+        index_t groups, rows, channels, channels_at_once
+        index_t gathers, pieces, panels, panel_tasks, panels_per_task
+        index_t more_lines, more_columns
+        index_t turned_offset, band_offset
+        index_t watch_nan
+
+    ctypedef struct channels_step:
+        channels_sizes sizes
+        const micro_kernel *kernel
+        const micro_kernel *turn
+        const micro_kernel *fill
+        band band
+        const index_t *pieces
+        const index_t *gathers
+        const index_t *offsets
+        const index_t *tile_row
+
     ctypedef struct sliding_sizes:
         index_t x_image, x_group
         index_t w_image, w_group, w_row, w_channel, w_line, w_column

@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 
 from convcore_cpu.correlate import (
+    CALL_CYCLES,
     Direction,
     Gather,
     correlate_steps,
@@ -36,9 +37,13 @@ TASKS_PER_THREAD = 4
 #: Pixels for which the rows of a weight that lie side by side are worth packing.
 WORTH_PACKING = 128
 # What it takes to copy a vector of a panel, and besides for each run (cycles).
-COPY_CYCLES, RUN_CYCLES = 2.0, 5.0
+COPY_CYCLES, RUN_CYCLES = 2.8, 7.0
+# What a tile takes besides.
+TILE_CYCLES = 80.0
 # What an element of a weight takes that the second-level cache does not hold, and of a packed one (cycles).
 FAR_CYCLES, READ_CYCLES = 1.0, 0.5
+# What it takes to pack one.
+PACK_CYCLES = 0.8
 
 
 @dataclass(frozen=True)
@@ -106,10 +111,15 @@ def _cycles(layout: Layout, direction: Direction, gather: Gather, chosen: tuple[
     terms = group_channels(layout, direction) * len(gather.line_taps) * len(gather.column_taps)
     weights = layout.groups * len(direction.rows) * terms
     far = weights * layout.itemsize > PANEL_BYTES
+    blocks = -(-len(direction.rows) // kernel.rows)
     # Every element of a panel is copied once, and a run takes as long as some vectors more.
     runs = COPY_CYCLES / kernel.lanes + RUN_CYCLES / min(gather.width, kernel.columns)
     products = layout.images * layout.groups * terms * (per_term / layout.batch + gather.lines * gather.width * runs)
-    return products + (weights * (READ_CYCLES if layout.prepacked else FAR_CYCLES) if far else 0.0)
+    tiles = -(-layout.batch * gather.lines * gather.width // kernel.columns)
+    calls = layout.images / layout.batch * layout.groups * tiles * (TILE_CYCLES + blocks * CALL_CYCLES)
+    packed = not layout.prepacked and (direction.weight_row == 1 or len(direction.gathers) > 1)
+    reading = (READ_CYCLES if layout.prepacked else FAR_CYCLES) * far + PACK_CYCLES * packed
+    return products + calls + weights * reading
 
 
 def _terms(layout: Layout, direction: Direction, gather: Gather, kernel: MicroKernel, places: dict[str, int]) -> Terms:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from convcore.spi import Problem
+from convcore_cpu.channels import forward_channels, grad_input_channels
 from convcore_cpu.correlate import forward, grad_input
 from convcore_cpu.dots import grad_weight_dot
 from convcore_cpu.engine import MicroKernel
@@ -113,7 +114,7 @@ def make_prepacked_program(
     if problem.op not in ("forward", "grad_input"):
         return None
     programs = []
-    for name in ("panels", "winograd4", "winograd2"):
+    for name in ("panels", "channels", "winograd4", "winograd2"):
         if problem.algorithm not in (None, name):
             continue
         with contextlib.suppress(UnsupportedError):
@@ -150,10 +151,17 @@ def _winograd(builder: Callable[..., Draft]) -> dict[str, Callable[[Layout], Dra
 #: The algorithms of each operation by the names users give them.  One that cannot do a problem, or may not for its
 #: accuracy, raises :class:`UnsupportedError`.
 ALGORITHMS: dict[str, dict[str, Callable[[Layout], Draft]]] = {
-    "forward": {"direct": forward, "panels": forward_panels, "sliding": forward_sliding, **_winograd(winograd)},
+    "forward": {
+        "direct": forward,
+        "panels": forward_panels,
+        "channels": forward_channels,
+        "sliding": forward_sliding,
+        **_winograd(winograd),
+    },
     "grad_input": {
         "direct": grad_input,
         "panels": grad_input_panels,
+        "channels": grad_input_channels,
         "sliding": grad_input_sliding,
         **_winograd(winograd),
     },

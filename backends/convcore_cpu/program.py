@@ -11,7 +11,7 @@ import numpy as np
 FIRST, SECOND, BIAS, OUT, WORKSPACE = range(5)
 
 # What one core does.
-CYCLES_PER_SECOND, BYTES_PER_SECOND = 3.4e9, 8e9
+CYCLES_PER_SECOND, BYTES_PER_SECOND = 3.4e9, 16e9
 
 
 class UnsupportedError(Exception):
@@ -31,6 +31,7 @@ class Step:
     transform: str = ""
     parts: tuple[Step, ...] = ()
     band: dict[str, int] = field(default_factory=dict)
+    fill: str = ""
 
 
 Stages = tuple[tuple[Step, ...], ...]

@@ -29,11 +29,11 @@ from convcore_cpu.winograd import (
 )
 
 # What the transform of a tile of grad_out takes for each channel (cycles).
-GRAD_CYCLES = {2: 15.0, 4: 30.0}
+GRAD_CYCLES = {2: 12.0, 4: 24.0}
 # What a point of the weight takes, to be summed up and transformed, in the last-level cache and beyond it (cycles).
-SUM_CYCLES, FAR_SUM_CYCLES = 1.5, 6.0
+SUM_CYCLES, FAR_SUM_CYCLES = 1.5, 3.0
 # What the points of tiles take that the second-level cache does not hold (cycles for each byte).
-BYTE_CYCLES = 0.5
+BYTE_CYCLES = 0.12
 
 
 def winograd_grad_weight(layout: Layout, m: int | None = None) -> Draft:

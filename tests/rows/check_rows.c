@@ -51,19 +51,23 @@ static int draw(void) { return rand() % 17 - 8; }
         static TYPE a[MEMORY], b[2 * MEMORY], out[MEMORY], expected[MEMORY], init[MAX_TILE_ROWS];                      \
         index_t a_row[MAX_TILE_ROWS], out_row[MAX_TILE_ROWS];                                                          \
         const index_t columns = row->columns, b_repeat = LENGTH * columns + 5;                                         \
-        const panel_loop loop = {REPEATS, LENGTH, 71, b_repeat, 3, a_row, out_row};                                    \
+        index_t a_at[LENGTH];                                                                                          \
         for (int i = 0; i < MEMORY; i++) a[i] = (TYPE)draw(), out[i] = expected[i] = (TYPE)draw();                     \
         for (int i = 0; i < 2 * MEMORY; i++) b[i] = (TYPE)draw();                                                      \
         for (int m = 0; m < row->rows; m++) {                                                                          \
             a_row[m] = rand() % 1000, out_row[m] = 3 + m * columns, init[m] = (TYPE)draw();                            \
         }                                                                                                              \
-        for (int started = 0; started < 2; started++) {                                                                \
+        for (int l = 0; l < LENGTH; l++) a_at[l] = rand() % 1000;                                                      \
+        for (int way = 0; way < 4; way++) {                                                                            \
+            const int started = way / 2, table = way % 2, repeats = table ? 1 : REPEATS;                               \
+            const panel_loop loop = {repeats, LENGTH, 71, b_repeat, 3, table ? a_at : NULL, a_row, out_row};           \
             for (int m = 0; m < row->rows; m++) {                                                                      \
                 for (int j = 0; j < columns; j++) {                                                                    \
                     TYPE sum = started ? expected[out_row[m] + j] : init[m];                                           \
-                    for (int t = 0; t < REPEATS; t++) {                                                                \
+                    for (int t = 0; t < repeats; t++) {                                                                \
                         for (int l = 0; l < LENGTH; l++) {                                                             \
-                            sum += a[a_row[m] + t * 71 + l * 3] * b[t * b_repeat + l * columns + j];                   \
+                            const index_t at = table ? a_at[l] : t * 71 + l * 3;                                       \
+                            sum += a[a_row[m] + at] * b[t * b_repeat + l * columns + j];                               \
                         }                                                                                              \
                     }                                                                                                  \
                     expected[out_row[m] + j] = sum;                                                                    \
@@ -92,6 +96,30 @@ static int draw(void) { return rand() % 17 - 8; }
             }                                                                                                          \
             ((collect_function *)row->function)(&loop, planes, panel);                                                 \
             if (memcmp(panel, expected, may_overrun ? used : sizeof panel)) return 0;                                  \
+        }                                                                                                              \
+        return 1;                                                                                                      \
+    }                                                                                                                  \
+                                                                                                                       \
+    static int check_band_##TYPE(const micro_kernel *row) {                                                            \
+        enum { C = 3, HEIGHT = 7, PITCH = C * (WIDTH + 4) + MAX_LANES, PHASE = 5 * PITCH + MAX_LANES };                \
+        static TYPE x[MEMORY], to[2 * PHASE];                                                                          \
+        for (int i = 0; i < MEMORY; i++) x[i] = (TYPE)draw();                                                          \
+        for (index_t width = 1; width <= WIDTH; width++) {                                                             \
+            for (index_t step = 1; step <= 3; step++) {                                                                \
+                const axis down = {HEIGHT + 2, 1, HEIGHT + 1, -60, 60};                                                \
+                const axis across[] = {{width + 4, 1, width + 3, -step, step}, {width + 4, 2, width + 3, 2, step}};    \
+                const TYPE fill = 3;                                                                                   \
+                const band b = {{420, 1, 2, width + 4, PHASE, PITCH}, &down, across, NULL, NULL, &fill};               \
+                ((band_function *)row->function)(&b, x, C, 2, 1, 4, width + 1, to);                                    \
+                for (index_t i = 0; i < 2 * C * 4 * (width + 1); i++) {                                                \
+                    const index_t j = i % (width + 1), line = i / (width + 1) % 4, c = i / (width + 1) / 4 % C;        \
+                    const axis *v = across + i / (width + 1) / 4 / C;                                                  \
+                    const int inside = j + 1 >= v->lo && j + 1 < v->hi && line + 2 < down.hi;                          \
+                    const TYPE *found = to + (v - across) * PHASE + line * PITCH + c * (width + 4) + j;                \
+                    const TYPE *from = x + c * 420 + down.base + (line + 2) * 60 + v->base + (j + 1) * v->step;        \
+                    if (*found != (inside ? *from : fill)) return 0;                                                   \
+                }                                                                                                      \
+            }                                                                                                          \
         }                                                                                                              \
         return 1;                                                                                                      \
     }                                                                                                                  \
@@ -293,7 +321,8 @@ static const struct {
     {"f64", "turn", check_turn_f64},         {"f32", "panel", check_panel_f32},
     {"f64", "panel", check_panel_f64},       {"i64", "panel", check_panel_i64},
     {"f32", "collect", check_collect_f32},   {"f64", "collect", check_collect_f64},
-    {"i64", "collect", check_collect_i64},   {"f32", "dot", check_dot_f32},
+    {"i64", "collect", check_collect_i64},   {"f32", "band", check_band_f32},
+    {"f64", "band", check_band_f64},         {"f32", "dot", check_dot_f32},
     {"f64", "dot", check_dot_f64},           {"i64", "dot", check_dot_i64},
     {"f32", "sliding", check_sliding_f32},   {"f64", "sliding", check_sliding_f64},
     {"i64", "sliding", check_sliding_i64},   {"f32", "winograd", check_winograd_f32},

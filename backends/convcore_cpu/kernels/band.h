@@ -79,3 +79,9 @@ static void NAMED(fill_band)(const band *s, const TYPE *x, index_t channels, ind
         }
     }
 }
+
+static inline void NAMED(band)(const int rows, const int vectors, const band *s, const TYPE *x, index_t channels,
+                               index_t first_line, index_t first_column, index_t lines, index_t columns, TYPE *to) {
+    (void)rows, (void)vectors; /* any number */
+    NAMED(fill_band)(s, x, channels, first_line, first_column, lines, columns, to);
+}

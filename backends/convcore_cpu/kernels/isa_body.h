@@ -61,6 +61,10 @@ enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
 #define PASS_panel loop, a, b, init, out
 #define ARGUMENTS_collect const collect_loop *loop, const void *planes, void *panel
 #define PASS_collect loop, planes, panel
+#define ARGUMENTS_band                                                                                                 \
+    const band *s, const void *x, index_t channels, index_t first_line, index_t first_column, index_t lines,           \
+        index_t columns, void *to
+#define PASS_band s, x, channels, first_line, first_column, lines, columns, to
 #define ARGUMENTS_sliding                                                                                              \
     const sliding_step *s, const index_t *piece, const void *x, const void *w, const void *bias, int how, void *out,   \
         index_t groups

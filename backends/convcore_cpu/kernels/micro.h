@@ -32,6 +32,7 @@ typedef struct {
 typedef struct {
     index_t repeats, length;            /* terms: `length` evenly spaced ones, `repeats` times */
     index_t a_repeat, b_repeat, a_step; /* in elements */
+    const index_t *a_at;                /* NULL, or where every term of A lies, in elements; repeats is 1 then */
     const index_t *a_row, *out_row;     /* for every row of the tile, in elements */
 } panel_loop;
 

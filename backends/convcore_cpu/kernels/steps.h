@@ -63,6 +63,8 @@ typedef struct {
     const void *fill;
 } band;
 enum { MAX_BAND_BYTES = 1 << 16 };
+typedef void band_function(const band *s, const void *x, index_t channels, index_t first_line, index_t first_column,
+                           index_t lines, index_t columns, void *to);
 
 /* panels.h */
 typedef struct {
@@ -81,6 +83,27 @@ typedef struct {
     const index_t *offsets, *a_row, *out_row, *tile_row;
 } panels_step;
 enum { MAX_TILES_PER_TASK = 4 };
+
+/* channels.h */
+typedef struct {
+    index_t x_image, x_group;
+    index_t a_buffer;
+    index_t bias_buffer; /* or -1 */
+    index_t out_buffer, out_offset, out_image, out_group, out_channel, out_line, out_column;
+    index_t groups, rows, channels, channels_at_once; /* rows: channels of the result of a group */
+    index_t gathers, pieces, panels, panel_tasks, panels_per_task;
+    index_t more_lines, more_columns; /* of a band than of its piece */
+    index_t turned_offset, band_offset;
+    index_t watch_nan;
+} channels_sizes;
+typedef struct {
+    channels_sizes sizes;
+    const micro_kernel *kernel, *turn, *fill;
+    band band;
+    const index_t *pieces, *gathers, *offsets, *tile_row;
+} channels_step;
+/* A gather: where its pixels begin in the result, its size, its taps, its offsets, and where its weight begins. */
+enum { GATHER_OFFSET, GATHER_LINES, GATHER_WIDTH, GATHER_TAPS, GATHER_TERMS, GATHER_WEIGHT, GATHER_SIZES };
 
 /* bands.h */
 typedef struct {

@@ -48,7 +48,9 @@
     ROW(i64, panel, 8, 24) \
     ROW(i64, panel, 8, 8) \
     ROW(f32, collect, 1, 16) \
+    ROW(f32, band, 1, 16) \
     ROW(f64, collect, 1, 8) \
+    ROW(f64, band, 1, 8) \
     ROW(i64, collect, 1, 8) \
     ROW(f32, outer, 14, 32) \
     ROW(f32, outer, 8, 48) \
@@ -124,7 +126,9 @@
     ROW(f64, panel, 8, 4) \
     ROW(i64, panel, 4, 8) \
     ROW(f32, collect, 1, 8) \
+    ROW(f32, band, 1, 8) \
     ROW(f64, collect, 1, 4) \
+    ROW(f64, band, 1, 4) \
     ROW(i64, collect, 1, 4) \
     ROW(f32, outer, 6, 16) \
     ROW(f32, outer, 4, 24) \
@@ -179,7 +183,9 @@
     ROW(f64, panel, 8, 2) \
     ROW(i64, panel, 4, 4) \
     ROW(f32, collect, 1, 4) \
+    ROW(f32, band, 1, 4) \
     ROW(f64, collect, 1, 2) \
+    ROW(f64, band, 1, 2) \
     ROW(i64, collect, 1, 2) \
     ROW(f32, outer, 8, 12) \
     ROW(f32, outer, 8, 8) \
@@ -225,7 +231,9 @@
     ROW(f64, panel, 8, 2) \
     ROW(i64, panel, 4, 4) \
     ROW(f32, collect, 1, 4) \
+    ROW(f32, band, 1, 4) \
     ROW(f64, collect, 1, 2) \
+    ROW(f64, band, 1, 2) \
     ROW(i64, collect, 1, 2) \
     ROW(f32, outer, 4, 8) \
     ROW(f32, outer, 2, 16) \

@@ -20,6 +20,7 @@ typedef uint32_t u32;
 #include "accumulate.h"
 #include "bands.h"
 #include "correlate.h"
+#include "channels.h"
 #include "exact.h"
 #include "fold.h"
 #include "grads.h"
@@ -42,6 +43,7 @@ typedef uint32_t u32;
 #include "accumulate.h"
 #include "bands.h"
 #include "correlate.h"
+#include "channels.h"
 #include "exact.h"
 #include "fold.h"
 #include "grads.h"
@@ -104,9 +106,10 @@ typedef uint32_t u32;
         {"exact_" #type, type##_exact}, {"fold_" #type, type##_fold}, {"lines_" #type, type##_lines},                  \
         {"panels_" #type, type##_panels}, {"reduce_" #type, type##_reduce},
 #define REAL(type)                                                                                                     \
-    {"fused_" #type, type##_fused}, {"grads_" #type, type##_grads}, {"maxpool_" #type, type##_max_pool},               \
-        {"maxpoolgrad_" #type, type##_max_pool_grad}, {"multiply_" #type, type##_multiply},                            \
-        {"taps_" #type, type##_taps}, {"tiles_" #type, type##_tiles}, {"weights_" #type, type##_weights},
+    {"channels_" #type, type##_channels}, {"fused_" #type, type##_fused}, {"grads_" #type, type##_grads},              \
+        {"maxpool_" #type, type##_max_pool}, {"maxpoolgrad_" #type, type##_max_pool_grad},                             \
+        {"multiply_" #type, type##_multiply}, {"taps_" #type, type##_taps}, {"tiles_" #type, type##_tiles},            \
+        {"weights_" #type, type##_weights},
 #define FROM(source, type)                                                                                             \
     {"pack_" #source "_" #type, pack_##source##_##type}, {"sum_" #source "_" #type, sum_##source##_##type},
 

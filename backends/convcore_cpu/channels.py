@@ -1,0 +1,290 @@
+"""Forward and grad_input by outer products whose lanes are channels of the result (``kernels/channels.h``).
+
+The geometry is that of ``correlate.py``; the weight is what is packed, once for all pixels, and a task copies what its
+piece of the result reads into a band.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from convcore_cpu.correlate import (
+    CALL_CYCLES,
+    Direction,
+    Gather,
+    exact_in_place,
+    forward_direction,
+    grad_input_direction,
+    place_result,
+    weight_taps,
+)
+from convcore_cpu.engine import MicroKernel
+from convcore_cpu.geometry import Tap
+from convcore_cpu.layout import Layout, whole
+from convcore_cpu.program import FIRST, SECOND, WORKSPACE, Draft, Step, UnsupportedError
+from convcore_cpu.tiles import panel_kernel
+
+#: What a tile reads of a chunk of channels stays in the first-level cache (bytes).
+PIXEL_BYTES = 24 << 10
+#: A band and the sums of a task stay in the second-level cache (bytes).
+BAND_BYTES, SUM_BYTES = 256 << 10, 256 << 10
+#: The part of the weight that the tiles of a task meet stays there as well (bytes).
+WEIGHT_BYTES = 1 << 20
+#: Pieces are no wider (pixels), and no larger where more tasks are no longer needed.
+WIDEST, LARGEST = 256, 512
+#: Tasks there should be for each thread, so that all end at about the same time.
+TASKS_PER_THREAD = 4
+#: No vector has more lanes.
+MAX_LANES = 16
+# What it takes to pack an element of the weight tap by tap, to copy one to a band, and to store one of the result
+# (cycles).
+TAP_CYCLES, BAND_CYCLES, STORE_CYCLES = 0.8, 0.4, 0.5
+
+
+def forward_channels(layout: Layout) -> Draft:
+    """Lay out forward by channels."""
+    problem = layout.problem
+    return _program(layout, forward_direction(layout), problem.fill_value, problem.boundary)
+
+
+def grad_input_channels(layout: Layout) -> Draft:
+    """Lay out grad_input by channels; where there is a NaN, the exact steps of outer products follow."""
+    return _program(layout, grad_input_direction(layout), 0, "constant")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How the result is cut, and how many channels and panels a task takes at a time."""
+
+    lines: np.ndarray
+    columns: np.ndarray
+    at_once: int
+    panels_per_task: int
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Lines and columns of the largest piece."""
+        return int(self.lines[:, 1].max(initial=1)), int(self.columns[:, 1].max(initial=1))
+
+    def table(self) -> np.ndarray:
+        """Return (line, column, lines, columns) of every piece."""
+        return np.array([(i, j, h, w) for i, h in self.lines for j, w in self.columns], np.int64).reshape(-1, 4)
+
+
+def _program(layout: Layout, direction: Direction, fill: complex, boundary: str) -> Draft:
+    if not layout.turn or not (layout.is_direct(FIRST) and layout.is_direct(SECOND)):
+        raise UnsupportedError("its algorithm 'channels' is for float32 and float64")
+    if layout.problem.op == "grad_input" and layout.problem.layout != "NCHW":
+        raise UnsupportedError("its algorithm 'channels' wants NCHW for grad_input")
+    if layout.prepacked and direction.watch_nan:
+        raise UnsupportedError("its algorithm 'channels' packs only what it need not look at again")
+    layout.batch = max(layout.images, 1)
+    if direction.folded:
+        layout.set_batch(direction.out_image)
+    pixels = max(gather.lines for gather in direction.gathers) * max(gather.width for gather in direction.gathers)
+    kernel, _ = panel_kernel(layout.micro_kernels, min(pixels, LARGEST), len(direction.rows))
+    pieces = _pieces(layout, direction, kernel)
+    cycles = _cycles(layout, direction, kernel, pieces)
+    yield layout.cost(cycles)
+    places, folding = place_result(layout, direction)
+    weights = [_pack_weight(layout, direction, gather, kernel) for gather in direction.gathers]
+    step = _step(layout, direction, kernel, pieces, [offset for offset, _ in weights], places, fill, boundary)
+    packing = () if layout.prepacked else tuple(step for _, steps in weights for step in steps)
+    exact = exact_in_place(layout, direction, places) if direction.watch_nan else ()
+    return layout.program(
+        "channels",
+        kernel.name,
+        cycles,
+        before=(packing,),
+        each=((step,), folding),
+        exact=(exact, folding) if exact else (),
+    )
+
+
+def _cycles(layout: Layout, direction: Direction, kernel: MicroKernel, pieces: Pieces) -> float:
+    """Estimate the cycles: products, copies to bands, results turned, and a weight packed tap by tap."""
+    rows, channels = len(direction.rows), direction.channels // layout.groups
+    lines, columns = pieces.largest
+    taps = sum(len(gather.line_taps) * len(gather.column_taps) for gather in direction.gathers)
+    copied = channels * math.prod(len(axis.starts) for axis in (direction.lines, direction.columns))
+    copied *= math.prod(size + more for size, more in zip(pieces.largest, _reach(direction), strict=True))
+    panels = -(-rows // kernel.columns)
+    shares, chunks = -(-panels // pieces.panels_per_task), -(-channels // pieces.at_once)
+    tiles = len(direction.gathers) * -(-lines * columns // kernel.rows)
+    per_piece = (
+        channels * taps * panel_kernel([kernel], lines * columns, rows)[1]
+        + len(direction.gathers) * lines * columns * rows * STORE_CYCLES
+        + shares * copied * BAND_CYCLES
+        + chunks * tiles * panels * CALL_CYCLES
+    )
+    cycles = layout.images * layout.groups * len(pieces.lines) * len(pieces.columns) * per_piece
+    if layout.prepacked or direction.weight_term == layout.taps:
+        return cycles
+    return cycles + layout.groups * rows * channels * taps * TAP_CYCLES
+
+
+def _reach(direction: Direction) -> tuple[int, int]:
+    """Return how many positions past its last line and column a gather meets, at most."""
+    return (
+        max((tap.offset for gather in direction.gathers for tap in gather.line_taps), default=0),
+        max((tap.offset for gather in direction.gathers for tap in gather.column_taps), default=0),
+    )
+
+
+def _pieces(layout: Layout, direction: Direction, kernel: MicroKernel) -> Pieces:
+    """Cut the result so that there are tasks enough, and what a task needs at hand stays in the caches."""
+    lines, width = (max(size) for size in zip(*((g.lines, g.width) for g in direction.gathers), strict=True))
+    channels, panels = direction.channels // layout.groups, -(-len(direction.rows) // kernel.columns)
+    wanted = TASKS_PER_THREAD * layout.most_threads
+    cuts = -(-width // WIDEST)
+    repeats = max(1, layout.images * layout.groups * cuts)
+    wide = -(-width // max(1, cuts))
+    high = max(1, min(LARGEST // max(1, wide), -(-lines // -(-wanted // repeats))))
+    down = -(-lines // high)
+    sum_bytes = len(direction.gathers) * (high * wide + kernel.rows) * kernel.columns * layout.itemsize
+    pixel_lines = max(len(g.line_taps) * len({tap.phase for tap in g.column_taps}) for g in direction.gathers)
+    band_bytes = (
+        (high + _reach(direction)[0])
+        * wide
+        * len(direction.lines.starts)
+        * len(direction.columns.starts)
+        * layout.itemsize
+    )
+    chunks = max(channels * pixel_lines * 128 // PIXEL_BYTES, channels * band_bytes // BAND_BYTES) + 1
+    at_once = max(1, -(-channels // chunks))
+    taps = max(len(g.line_taps) * len(g.column_taps) for g in direction.gathers)
+    weight_bytes = at_once * max(1, taps) * kernel.columns * layout.itemsize
+    most = max(1, min(SUM_BYTES // sum_bytes, WEIGHT_BYTES // weight_bytes))
+    # The panels are shared out, and bands copied for each share, where there are too few pieces or too many panels.
+    shares = max(-(-panels // most), min(panels, -(-wanted // (repeats * max(1, down)))))
+    return Pieces(_cut(lines, down), _cut(width, cuts), at_once, -(-panels // max(1, shares)))
+
+
+def _cut(size: int, parts: int) -> np.ndarray:
+    """Return (start, length) of so many parts of about the same size."""
+    ends = np.arange(parts + 1) * size // max(1, parts)
+    return np.stack([ends[:-1], np.diff(ends)], axis=-1)
+
+
+def _pack_weight(
+    layout: Layout, direction: Direction, gather: Gather, kernel: MicroKernel
+) -> tuple[int, tuple[Step, ...]]:
+    """Lay the weight out as (group, panel, channel, tap, lane): where that begins, and the steps."""
+    taps = weight_taps(layout, gather)
+    rows, wide, channels = len(direction.rows), kernel.columns, direction.channels // layout.groups
+    panel, panels = channels * len(taps) * wide, -(-rows // wide)
+    workspace = layout.workspace
+    if layout.prepacked:
+        layout.workspace = layout.packed_size
+    offset = layout.reserve(layout.groups * panels * panel)
+    row = direction.weight_row
+    columns = np.array([[wide, 0, min(wide, rows - k), k * row, row] for k in range(0, rows, wide)], np.int64)
+    if direction.weight_term == layout.taps == len(taps):  # they are one line of memory
+        parts = [(0, 0, whole(channels * len(taps), 1), wide)]
+    else:
+        lines = whole(channels, direction.weight_term)
+        parts = [(int(tap), i * wide, lines, len(taps) * wide) for i, tap in enumerate(taps)]
+    steps = tuple(
+        layout.pack_step(
+            SECOND,
+            lines=lines,
+            columns=columns,
+            per_image=False,
+            channels=layout.groups,
+            src_offset=src,
+            src_channel=direction.weight_group,
+            dst_offset=offset + dst,
+            dst_channel=panels * panel,
+            dst_phase=panel,
+            dst_line=line,
+        )
+        for src, dst, lines, line in parts
+        if panel and rows
+    )
+    if layout.prepacked:
+        layout.packed_size, layout.workspace = layout.workspace, workspace
+        layout.packing += steps
+    return offset, steps
+
+
+def _step(
+    layout: Layout,
+    direction: Direction,
+    kernel: MicroKernel,
+    pieces: Pieces,
+    weights: list[int],
+    places: dict[str, int],
+    fill: complex,
+    boundary: str,
+) -> Step:
+    """Return the one step there is."""
+    channels, panels = direction.channels // layout.groups, -(-len(direction.rows) // kernel.columns)
+    more_lines, more_columns = _reach(direction)
+    lines, columns = pieces.largest
+    # Channels of a line side by side, and a vector of room after them and after each phase, see band.h.
+    plane = columns + more_columns
+    pitch = pieces.at_once * plane + MAX_LANES
+    phase = (lines + more_lines) * pitch + MAX_LANES
+    band, tables = layout.band(
+        direction.lines, direction.columns, direction.channels, phase=phase, pitch=pitch, fill=fill, boundary=boundary
+    )
+    band["channel"] = plane
+    gathers, offsets = [], []
+    for gather, weight in zip(direction.gathers, weights, strict=True):
+        taps = np.array([_place(u, v, band, phase) for u in gather.line_taps for v in gather.column_taps], np.int64)
+        terms = sum(map(len, offsets))
+        gathers.append((gather.out_offset, gather.lines, gather.width, len(taps), terms, weight))
+        offsets.append((np.arange(pieces.at_once)[:, None] * plane + taps).ravel())
+    tile = kernel.rows * kernel.columns
+    most_tiles = len(gathers) * -(-lines * columns // kernel.rows)
+    turned_offset = most_tiles * pieces.panels_per_task * tile + MAX_LANES * kernel.columns
+    band_offset = turned_offset + kernel.columns * MAX_LANES
+    band_size = phase * band["line_phases"] * band["column_phases"]
+    layout.scratch = band_offset + band_size + MAX_LANES
+    image, channel, _, _ = layout.strides(direction.channels, direction.lines.extent, direction.columns.extent)
+    piece_table = pieces.table()
+    panel_tasks = -(-panels // max(1, pieces.panels_per_task))
+    sizes = {
+        **places,
+        "x_image": image,
+        "x_group": channels * channel,
+        "a_buffer": SECOND if layout.prepacked else WORKSPACE,
+        "out_image": direction.out_image,
+        "out_group": direction.out_group,
+        "out_channel": direction.out_group // len(direction.rows),
+        "out_line": direction.gathers[0].out_line,
+        "out_column": direction.gathers[0].out_column,
+        "groups": layout.groups,
+        "rows": len(direction.rows),
+        "channels": channels,
+        "channels_at_once": pieces.at_once,
+        "gathers": len(gathers),
+        "pieces": len(piece_table),
+        "panels": panels,
+        "panel_tasks": panel_tasks,
+        "panels_per_task": pieces.panels_per_task,
+        "more_lines": more_lines,
+        "more_columns": more_columns,
+        "turned_offset": turned_offset,
+        "band_offset": band_offset,
+        "watch_nan": int(direction.watch_nan),
+    }
+    tables |= {
+        "pieces": piece_table,
+        "gathers": np.array(gathers, np.int64),
+        "offsets": np.concatenate(offsets),
+        "tile_row": np.arange(kernel.rows) * kernel.columns,
+    }
+    copy = next(row for row in reversed(layout.micro_kernels) if row.algorithm == "band")
+    tasks = layout.groups * len(piece_table) * panel_tasks
+    return Step(
+        f"channels_{layout.type}", tasks, sizes, True, kernel.name, tables, layout.turn, band=band, fill=copy.name
+    )
+
+
+def _place(line: Tap, column: Tap, band: dict[str, int], phase: int) -> int:
+    """Return where a tap finds the pixel of channel 0 in a band."""
+    return (column.phase * band["line_phases"] + line.phase) * phase + line.offset * band["pitch"] + column.offset

@@ -1,0 +1,121 @@
+/* Forward and grad_input by panel micro-kernels whose lanes are channels of the result.
+ *
+ *     out[image, group, k, p, q] = bias[group, k] + sum_{c, tap} band[c, p*pitch + q + tap's offset]
+ *                                                                * A[group, k / columns, c, tap, k % columns]
+ *
+ * What panels.h computes, the other way round: the weight is the packed side, once for all pixels, and pixels are read
+ * one at a time and broadcast.  Nothing is copied for each tap, so this is the way for kernels of many taps, and for
+ * strides; the weight is read again for every tile, which is what few pixels or many channels cost.
+ *
+ * A task is one piece of the result of some panels of a group: all gathers of it (the phases of a strided grad_input).
+ * It takes `channels_at_once` channels at a time and brings what they need into a band (band.h), line by line and
+ * within a line channel by channel, so that a tile reads from few pages and stays in the first-level cache while it
+ * meets all panels.  The thread's scratch memory holds the sums of (gather, panel) as [pixel][lane], then some pixels
+ * turned to be stored, then the band.
+ *
+ * `watch_nan` as in correlate.h.
+ */
+
+/* Where the pixels of a tile lie; those past the last are the last one again. */
+static inline void NAMED(pixels_at)(index_t first, index_t pixels, index_t width, index_t rows, index_t line,
+                                    index_t column, index_t *at) {
+    index_t p = first / width, q = first % width;
+    for (index_t m = 0; m < rows; m++) {
+        at[m] = p * line + q * column;
+        if (first + m + 1 < pixels && ++q == width) q = 0, p++;
+    }
+}
+
+/* Store sums, [pixel][lane]: pixels as wide as a vector at a time are turned, into the result if they are a run there.
+ */
+static void NAMED(store_channels)(const channels_step *s, const TYPE *sums, index_t pixels, index_t width, index_t wide,
+                                  TYPE *turned, TYPE *out) {
+    const channels_sizes *z = &s->sizes;
+    const index_t columns = s->kernel->columns, lanes = s->turn->columns;
+    index_t at[MAX_LANES];
+    for (index_t first = 0; first < pixels; first += lanes, sums += lanes * columns) {
+        const index_t left = pixels - first, count = left < lanes ? left : lanes;
+        NAMED(pixels_at)(first, pixels, width, lanes, z->out_line, z->out_column, at);
+        if (z->out_channel == 1) {
+            for (index_t m = 0; m < count; m++) {
+                memcpy(out + at[m], sums + m * columns, (size_t)wide * sizeof(TYPE));
+            }
+            continue;
+        }
+        const int is_run = count == lanes && at[lanes - 1] - at[0] == lanes - 1;
+        const turn_loop loop = {columns, is_run ? z->out_channel : lanes, wide, 1};
+        ((turn_function *)s->turn->function)(&loop, sums, is_run ? out + at[0] : turned);
+        for (index_t k = 0; !is_run && k < wide; k++) {
+            for (index_t m = 0; m < count; m++) out[k * z->out_channel + at[m]] = turned[k * lanes + m];
+        }
+    }
+}
+
+/* The part of a piece that a gather has: its lines and columns. */
+static inline void NAMED(part_of)(const index_t *gather, const index_t *piece, index_t *lines, index_t *width) {
+    const index_t down = gather[GATHER_LINES] - piece[0], across = gather[GATHER_WIDTH] - piece[1];
+    *lines = down < 0 ? 0 : down < piece[2] ? down : piece[2];
+    *width = across < 0 ? 0 : across < piece[3] ? across : piece[3];
+}
+
+static void NAMED(channels)(const void *step, char *const *buffers, index_t images, index_t task) {
+    const channels_step *s = step;
+    const channels_sizes *z = &s->sizes;
+    const index_t columns = s->kernel->columns, tile_rows = s->kernel->rows, tile_size = tile_rows * columns;
+    panel_function *const multiply = (panel_function *)s->kernel->function;
+    const index_t first_panel = task % z->panel_tasks * z->panels_per_task;
+    const index_t most_panels = z->panels - first_panel;
+    const index_t panels = most_panels < z->panels_per_task ? most_panels : z->panels_per_task;
+    const index_t *piece = s->pieces + 4 * (task / z->panel_tasks % z->pieces);
+    const index_t group = task / z->panel_tasks / z->pieces % z->groups;
+    const index_t image = task / z->panel_tasks / z->pieces / z->groups;
+    const TYPE *x = (const TYPE *)buffers[FIRST] + image * z->x_image + group * z->x_group;
+    const TYPE *a = (const TYPE *)buffers[z->a_buffer];
+    const TYPE *bias = z->bias_buffer < 0 ? NULL : (const TYPE *)buffers[z->bias_buffer] + group * z->rows;
+    TYPE *out = (TYPE *)buffers[z->out_buffer] + z->out_offset + image * z->out_image + group * z->out_group;
+    TYPE *sums = (TYPE *)buffers[SCRATCH], *turned = sums + z->turned_offset, *b = sums + z->band_offset;
+    const TYPE zeros[MAX_TILE_ROWS] = {0};
+    index_t at[MAX_TILE_ROWS], lines, width;
+    int nan_seen = 0;
+    (void)images;
+    for (index_t channel = 0; channel < z->channels || !channel; channel += z->channels_at_once) {
+        const index_t rest = z->channels - channel;
+        const index_t channels = rest < z->channels_at_once ? rest : z->channels_at_once;
+        TYPE *to = sums;
+        ((band_function *)s->fill->function)(&s->band, x + channel * s->band.sizes.x_channel, channels, piece[0],
+                                             piece[1], piece[2] + z->more_lines, piece[3] + z->more_columns, b);
+        for (const index_t *g = s->gathers; g < s->gathers + z->gathers * GATHER_SIZES; g += GATHER_SIZES) {
+            const index_t taps = g[GATHER_TAPS], panel = z->channels * taps * columns;
+            const panel_loop loop = {.repeats = 1,
+                                     .length = channels * taps,
+                                     .a_at = s->offsets + g[GATHER_TERMS],
+                                     .a_row = at,
+                                     .out_row = s->tile_row};
+            const TYPE *weight = a + g[GATHER_WEIGHT] + (group * z->panels + first_panel) * panel;
+            NAMED(part_of)(g, piece, &lines, &width);
+            const index_t pixels = lines * width, tiles = (pixels + tile_rows - 1) / tile_rows;
+            for (index_t t = 0; t < tiles; t++, to += tile_size) {
+                NAMED(pixels_at)(t * tile_rows, pixels, width, tile_rows, s->band.sizes.pitch, 1, at);
+                for (index_t j = 0; j < panels; j++) {
+                    multiply(&loop, b, weight + j * panel + channel * taps * columns, channel ? NULL : zeros,
+                             to + j * tiles * tile_size);
+                }
+            }
+            to += (panels - 1) * tiles * tile_size;
+        }
+    }
+    for (const index_t *g = s->gathers; g < s->gathers + z->gathers * GATHER_SIZES; g += GATHER_SIZES) {
+        NAMED(part_of)(g, piece, &lines, &width);
+        const index_t pixels = lines * width, tiles = (pixels + tile_rows - 1) / tile_rows;
+        TYPE *to = out + g[GATHER_OFFSET] + piece[0] * z->out_line + piece[1] * z->out_column;
+        for (index_t j = 0; j < panels; j++, sums += tiles * tile_size) {
+            const index_t k = (first_panel + j) * columns, wide = z->rows - k < columns ? z->rows - k : columns;
+            for (index_t m = 0; bias && m < pixels; m++) {
+                for (index_t i = 0; i < wide; i++) sums[m * columns + i] += bias[k + i];
+            }
+            for (index_t m = 0; z->watch_nan && m < pixels; m++) nan_seen |= NAMED(has_nan)(sums + m * columns, wide);
+            NAMED(store_channels)(s, sums, pixels, width, wide, turned, to + k * z->out_channel);
+        }
+    }
+    if (nan_seen) __atomic_store_n((int *)buffers[NAN_SEEN], 1, __ATOMIC_RELAXED);
+}
