@@ -18,9 +18,10 @@ from convcore.spi import DeviceLost, KernelBuildError, NoDevice, OutOfDeviceMemo
 
 cl = pytest.importorskip("pyopencl", reason="pyopencl is not installed")
 cla = pytest.importorskip("pyopencl.array")
-
 from convcore_opencl import arrays, device, execute, failures, plans, program  # noqa: E402
 from convcore_opencl.backend import OpenCLBackend  # noqa: E402
+from pyopencl.characterize import has_coarse_grain_buffer_svm  # noqa: E402
+from pyopencl.tools import SVMAllocator  # noqa: E402
 
 DEVICE_ARRAY = "pyopencl.array.Array"
 
@@ -639,3 +640,93 @@ def test_largest_magnitudes_are_found_on_the_device(backend):
     values[4321] = -(2**63)
     array = backend.to_device(values)
     assert arrays._magnitude(array.queue, array) == 2**63
+
+
+# ---------------------------------------------------------------- shared virtual memory, several devices
+
+
+@pytest.fixture
+def shared(backend):
+    """An allocator of shared virtual memory.  PyOpenCL's pool of it breaks the heap on PoCL, used or not."""
+    runtime = device.runtime(device.choose())
+    if not has_coarse_grain_buffer_svm(runtime.device):
+        pytest.skip(f"{runtime.device.name} has no shared virtual memory")
+    return SVMAllocator(runtime.context, flags=cl.svm_mem_flags.READ_WRITE, queue=runtime.queue)
+
+
+@pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+def test_arrays_in_shared_virtual_memory_are_computed_on(backend, shared, op):
+    p = problem(op, bias=op != "grad_weight", algorithm="panel")
+    given, queue = operands(p), device.runtime(device.choose()).queue
+    there = [None if a is None else cla.to_device(queue, np.stack([a, a]), allocator=shared)[1] for a in given]
+    result = backend.plan(replace(p, arrays=DEVICE_ARRAY))(*there)
+    assert isinstance(result.base_data, cl.SVMPointer)
+    assert_right(p, backend.from_device(result), *given)
+
+
+def test_results_in_shared_virtual_memory_may_not_overlap_operands(backend, shared):
+    p = problem()
+    queue = device.runtime(device.choose()).queue
+    both = cla.zeros(queue, 600, np.float32, allocator=shared)
+    x, out = both[:378].reshape(p.operand_shapes[0]), both[320:].reshape(p.result_shape)
+    weight = cla.zeros(queue, p.operand_shapes[1], np.float32)
+    plan = backend.plan(replace(p, arrays=DEVICE_ARRAY))
+    with pytest.raises(ValueError, match=r"^opencl: `out` must not share memory with `x`$"):
+        plan(x, weight, None, out)
+
+
+def test_a_device_without_shared_virtual_memory_says_so(backend, shared, monkeypatch):
+    p, queue = problem(), device.runtime(device.choose()).queue
+    x, weight = (cla.zeros(queue, shape, np.float32, allocator=shared) for shape in p.operand_shapes)
+    monkeypatch.setattr(arrays, "has_coarse_grain_buffer_svm", lambda _: False)
+    with pytest.raises(TypeError) as caught:
+        backend.plan(replace(p, arrays=DEVICE_ARRAY))(x, weight)
+    name = queue.device.name.strip()
+    reason = f"opencl: `x` lies in shared virtual memory, which {name} does not support; put it in a buffer"
+    assert str(caught.value) == reason
+
+
+SEVERAL = """
+import threading
+import numpy as np
+import convcore
+from convcore_opencl import device
+
+count = len(device.all_devices())
+assert count > 1, device.all_devices()
+rng = np.random.default_rng(0)
+given = [
+    (rng.standard_normal((2, 8, 40, 40 + i), np.float32), rng.standard_normal((16, 8, 3, 3), np.float32))
+    for i in range(2 * count)
+]
+expected = [convcore.conv2d(x, weight, backend="numpy") for x, weight in given]
+wrong = []
+
+
+def work(i):
+    for _ in range(10):
+        result = convcore.conv2d(*given[i], backend=f"opencl:{i % count}")
+        if abs(result - expected[i]).max() > 1e-4:
+            wrong.append(i)
+
+
+threads = [threading.Thread(target=work, args=(i,)) for i in range(len(given))]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not wrong
+assert len(device._process.runtimes) == count
+assert len({runtime.context.int_ptr for runtime in device._process.runtimes.values()}) == count
+"""
+
+
+def test_threads_use_several_devices_at_once(backend):
+    """PoCL shows the processor as several devices where it is told to."""
+    if "Portable" not in device.choose().platform.name and len(device.all_devices()) < 2:
+        pytest.skip("one device only")
+    several = os.environ | {"POCL_DEVICES": "pthread pthread"}
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL], env=several, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyopencl as cl
 import pyopencl.array as cla
+from pyopencl.characterize import has_coarse_grain_buffer_svm
 
 from convcore.spi import Problem
 from convcore_opencl import device as devices
@@ -70,10 +71,22 @@ def _check(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) 
         raise TypeError(f"opencl: `{name}` must have dtype {dtype} for this plan, got {array.dtype}")
     if not array.flags.c_contiguous:
         raise ValueError(f"opencl: `{name}` must be C-contiguous, got strides {array.strides}")
-    if array.size and not isinstance(array.base_data, cl.MemoryObjectHolder):
+    if array.size and isinstance(array.base_data, cl.SVMPointer):
+        _check_shared(name, array.context.devices)
+    elif array.size and not isinstance(array.base_data, cl.MemoryObjectHolder):
         raise TypeError(f"opencl: `{name}` must lie in a buffer, got {type(array.base_data).__name__}")
     if array.offset % array.dtype.itemsize:
         raise ValueError(f"opencl: `{name}` must start at a whole element of its buffer, got byte {array.offset}")
+
+
+def _check_shared(name: str, context: list[cl.Device]) -> None:
+    """Raise unless every device of a context knows shared virtual memory."""
+    for device in context:
+        if not has_coarse_grain_buffer_svm(device):
+            raise TypeError(
+                f"opencl: `{name}` lies in shared virtual memory, which {device.name.strip()} does not support; "
+                f"put it in a buffer"
+            )
 
 
 def _check_apart(out: cla.Array, operands: dict[str, cla.Array]) -> None:
@@ -85,10 +98,15 @@ def _check_apart(out: cla.Array, operands: dict[str, cla.Array]) -> None:
 
 
 def _extent(array: cla.Array) -> tuple[int, int, int]:
-    """Return (buffer, first byte, byte after the last); a sub-buffer counts as part of its parent."""
+    """Return (buffer, first byte, byte after the last).
+
+    A sub-buffer counts as part of its parent, and all of shared virtual memory as one.
+    """
     if not array.size:
         return 0, 0, 0
     buffer, begin = array.base_data, array.offset
+    if isinstance(buffer, cl.SVMPointer):
+        return -1, buffer.svm_ptr + begin, buffer.svm_ptr + begin + array.nbytes
     parent = buffer.get_info(cl.mem_info.ASSOCIATED_MEMOBJECT)
     if parent is not None:
         buffer, begin = parent, begin + buffer.get_info(cl.mem_info.OFFSET)
