@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -208,29 +207,28 @@ def recipe(problem: Problem, device: Traits) -> Recipe:
 
 def by_tables(problem: Problem, device: Traits) -> Recipe:
     """Choose by the shipped tables: by what one of them says of the problem, else by the model with their numbers."""
-    table = tables.lookup(device)
-    note, entry = f"model with the numbers of {table.where}", table.problems.get(problem.bucket)
-    if entry is not None:
-        try:
-            chosen = recipe(*tuned(problem, device, entry["parameters"]))
-            return _noted(chosen, f"{entry['where']}: {_named(entry['parameters'])}, {entry['gain']:g} times as fast")
-        except ValueError as error:
-            note = f"{entry['where']} has a choice that does not fit: {error}"
-    return _noted(recipe(problem, device), note)
-
-
-def _noted(chosen: Recipe, note: str) -> Recipe:
+    parameters, note = _tabled(problem, device)
+    chosen = recipe(*(tuned(problem, device, parameters) if parameters else (problem, device)))
     return replace(chosen, notes="; ".join(filter(None, (chosen.notes, note))))
+
+
+def _tabled(problem: Problem, device: Traits) -> tuple[Mapping[str, Any], str]:
+    """Return the parameters that a table has for a problem, empty if none fit, and what to say of that."""
+    table = tables.lookup(device)
+    entry = table.problems.get(problem.bucket)
+    if entry is None:
+        return {}, f"model with the numbers of {table.where}"
+    try:
+        tuned(problem, device, entry["parameters"])
+    except ValueError as error:
+        return {}, f"{entry['where']} has a choice that does not fit: {error}"
+    return entry["parameters"], f"{entry['where']}: {_named(entry['parameters'])}, {entry['gain']:g} times as fast"
 
 
 def _own(problem: Problem, device: Traits) -> dict[str, Any]:
     """Return the parameters that :func:`by_tables` goes by; the tile is left to the family where no table has one."""
-    entry = tables.lookup(device).problems.get(problem.bucket)
-    if entry is not None:
-        with suppress(ValueError):
-            tuned(problem, device, entry["parameters"])
-            return dict(entry["parameters"])
-    return {"algorithm": recipe(problem, device).algorithm}
+    parameters, _ = _tabled(problem, device)
+    return dict(parameters) or {"algorithm": recipe(problem, device).algorithm}
 
 
 def _chosen(problem: Problem, device: Traits, preferred: tuple[str, ...]) -> Recipe:

@@ -21,8 +21,6 @@ from typing import Any, NamedTuple
 
 from convcore_opencl.plans.recipe import Traits
 
-#: What a level may say of a device.
-FIELDS = ("families", "tiles_per_unit", "groups_per_unit", "staged_bytes", "winograd_pays", "start_flops")
 _BELOW = ("architectures", "devices")
 
 
