@@ -15,7 +15,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 from convcore_opencl import plans
-from convcore_opencl.plans import Traits, candidates, recipe, tables, tuned
+from convcore_opencl.plans import Traits, by_tables, candidates, recipe, tables, tuned
 
 import convcore
 from convcore import select
@@ -26,7 +26,15 @@ from convcore.tuning import choices, search
 
 FOLDER = Path(__file__).parent.parent / "backends" / "convcore_opencl" / "tuning"
 #: What a table may say of a device.
-CHOSEN_BY = "families", "tiles_per_unit", "groups_per_unit", "staged_bytes", "winograd_pays", "start_flops"
+CHOSEN_BY = (
+    "families",
+    "tiles_per_unit",
+    "groups_per_unit",
+    "staged_bytes",
+    "winograd_pays",
+    "start_flops",
+    "tile_rates",
+)
 CPU, GPU = Traits("a processor"), Traits("a card", "gpu", vendor="nobody")
 DENSE = Problem("forward", (1, 64, 56, 56), (64, 64, 3, 3), (1, 64, 56, 56), padding=((1, 1), (1, 1)))
 DEPTHWISE = Problem("forward", (1, 32, 56, 56), (32, 1, 3, 3), (1, 32, 54, 54), groups=32)
@@ -52,7 +60,7 @@ def test_a_shipped_table_is_what_it_should_be(path):
         assert level.get("match", {}).keys() <= types.keys()
         for name, value in level.get("traits", {}).items():
             assert name in CHOSEN_BY
-            assert types[name](value) == value or isinstance(value, list)
+            assert types[name](value) == value or isinstance(value, (list, dict))
             if name == "families":
                 assert set(value) <= set(plans.ALGORITHMS)
         if level.get("problems"):
@@ -109,6 +117,15 @@ def test_a_device_that_no_table_knows_is_treated_as_without_tables():
         tabled = replace(device, **tables.lookup(device).traits)
         for problem in PROBLEMS:
             assert recipe(problem, tabled) == recipe(problem, device)
+
+
+def test_measured_rates_choose_among_tiles():
+    layer = Problem("forward", (1, 256, 14, 14), (256, 256, 3, 3), (1, 256, 14, 14), padding=((1, 1), (1, 1)))
+    device = replace(CPU, vector_bytes=64, platform="Portable Computing Language")
+    tabled = replace(device, **tables.lookup(device).traits)
+    assert recipe(layer, device).notes.startswith("tile of 12 rows x 32 columns")
+    assert recipe(layer, tabled).notes.startswith("tile of 8 rows x 48 columns")
+    assert by_tables(layer, tabled).notes.endswith("; model with the numbers of tuning/pocl.json, AVX-512")
 
 
 def test_mobile_gpus_keep_tiles_in_registers():

@@ -19,8 +19,8 @@ from convcore.tuning.trial import Parameters, Trial, WrongResultError
 START, PATIENCE = 120.0, 120.0
 
 
-class LostError(Exception):
-    """The child has ended, or was, before it had answered."""
+class ChildError(Exception):
+    """What went wrong in the child, or how it ended before it had answered."""
 
 
 class ChildTrial:
@@ -43,10 +43,8 @@ class ChildTrial:
         ------
         WrongResultError
             As there.
-        LostError
-            If the child has aborted or hung; the next question starts another.
-        Exception
-            What a candidate raised in the child.
+        ChildError
+            What a candidate raised, or how it ended the child; the next question starts another then.
         """
         if self._child is None:
             self._start()
@@ -64,26 +62,35 @@ class ChildTrial:
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         command = [sys.executable, "-c", "from convcore.tuning.child import serve; serve()"]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints)
-        self._ask(self._about, START)
+        try:
+            self._ask(self._about, START)
+        except ChildError:
+            self.close()
+            raise
 
     def _ask(self, question: Any, seconds: float) -> Any:
         child = self._child
         assert child is not None
         assert child.stdin is not None
         assert child.stdout is not None
-        patience = threading.Timer(seconds, child.kill)
+        hung = threading.Event()
+
+        def give_up() -> None:
+            hung.set()
+            child.kill()
+
+        patience = threading.Timer(seconds, give_up)
         patience.start()
         try:
             pickle.dump(question, child.stdin)
             child.stdin.flush()
             answer = pickle.load(child.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
-            hung = patience.finished.is_set()
-            why = f"was not done in {seconds:g} seconds" if hung else _ended(child.wait())
+            why = f"was not done in {seconds:g} seconds" if hung.is_set() else _ended(child.wait())
             self._complaints.seek(0)
             said = self._complaints.read().decode(errors="replace").strip().splitlines()
             self.close()
-            raise LostError(why + (f", saying {said[-1]!r}" if said else "")) from None
+            raise ChildError(why + (f", saying {said[-1]!r}" if said else "")) from None
         finally:
             patience.cancel()
         if isinstance(answer, Exception):
@@ -115,7 +122,7 @@ def serve() -> None:
         except WrongResultError as error:
             answer = error
         except Exception as error:
-            answer = RuntimeError(f"{type(error).__name__}: {error}")
+            answer = ChildError(f"{type(error).__name__}: {error}")
         pickle.dump(answer, answers)
         answers.flush()
 

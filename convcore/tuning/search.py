@@ -12,7 +12,7 @@ from typing import NamedTuple
 from convcore.problem import Problem
 from convcore.spi import Backend
 from convcore.tuning import choices
-from convcore.tuning.child import ChildTrial, LostError
+from convcore.tuning.child import ChildError, ChildTrial
 from convcore.tuning.choices import Entry
 from convcore.tuning.trial import Trial, WrongResultError
 
@@ -74,7 +74,7 @@ class Search:
             (seconds,) = self._trial.seconds([self.candidates[candidate]], best)
         except WrongResultError as error:
             return Attempt(candidate, None, f"computes wrongly: {error}")
-        except LostError as error:
+        except ChildError as error:
             return Attempt(candidate, None, str(error))
         except Exception as error:  # a compiler's refusal, no memory: whatever it is, the candidate is out
             return Attempt(candidate, None, f"{type(error).__name__}: {error}")

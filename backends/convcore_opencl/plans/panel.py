@@ -92,7 +92,7 @@ def correlations(problem: Problem, device: Traits, family: str) -> Recipe:
     workspace: dict[str, int] = {}
     for rows, columns in dense_axes(problem):
         out_channels = problem.weight_shape[0] // problem.groups if problem.op == "forward" else problem.weight_shape[1]
-        tile = best_tile(device, problem, out_channels, _positions(rows, columns, family))
+        tile = best_tile(device, problem, family, (out_channels, _positions(rows, columns, family)))
         dense = dense_of(problem, rows, columns, tile[0])
         launches += _correlate(problem, dense, tile, device, workspace, family)
     launches += fold(problem)
@@ -108,14 +108,16 @@ def possible(device: Traits) -> tuple[Pair, ...]:
     return TILES[device.vector_bytes]
 
 
-def best_tile(device: Traits, problem: Problem, rows: int, columns: int) -> Pair:
-    """Return the (rows, vectors) of a tile that leave the least over of a matrix of results."""
-    lanes = device.lanes(problem)
+def best_tile(device: Traits, problem: Problem, family: str, size: Pair) -> Pair:
+    """Return the (rows, vectors) of a tile with which a matrix of results is done soonest."""
+    lanes, rates = device.lanes(problem), dict(device.tile_rates)
 
-    def covered(tile: Pair) -> int:
-        return math.prod(-(-size // step) * step for size, step in ((rows, tile[0]), (columns, tile[1] * lanes)))
+    def seconds(tile: Pair) -> float:
+        steps = tile[0], tile[1] * lanes
+        covered = math.prod(-(-length // step) * step for length, step in zip(size, steps, strict=True))
+        return covered / rates.get(f"{family} {problem.op} {tile[0]}x{tile[1]}", 1.0)
 
-    return min(device.chosen(possible(device)), key=covered)
+    return min(device.chosen(possible(device)), key=seconds)
 
 
 def tile_options(problem: Problem, device: Traits, tile: Pair, adjacent: bool) -> tuple[str, ...]:
@@ -202,7 +204,7 @@ def _grad_weight(problem: Problem, device: Traits, room: int) -> Recipe:
     """Let panels of taps and channels take the place of pixels."""
     images, k, *grid = problem.output_shape
     per_group, length = k // problem.groups, math.prod(problem.weight_shape[1:])
-    tile = best_tile(device, problem, per_group, length)
+    tile = best_tile(device, problem, "panel", (per_group, length))
     image, padding = problem.input_shape[2:], (problem.padding[0][0], problem.padding[1][0])
     pointwise = problem.weight_shape[2:] == problem.stride == (1, 1) and padding == (0, 0) and image == tuple(grid)
     if pointwise:

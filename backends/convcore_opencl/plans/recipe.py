@@ -109,6 +109,8 @@ class Traits:
         How much faster Winograd's algorithm must promise to be: its estimate is a rough one.
     start_flops : float
         What a product could do in the time that three more launches take; 0 for a guess by the device's kind.
+    tile_rates : tuple of (str, float)
+        How fast a tile is beside the others of its family: ("strip forward 12x2", 0.45), and 1 where nothing is said.
     tile : tuple of int
         The tile that was chosen by measuring, as its family writes it; empty for the family's own choice.
     unified : bool
@@ -134,6 +136,7 @@ class Traits:
     staged_bytes: int = 32768
     winograd_pays: float = 1.2
     start_flops: float = 0.0
+    tile_rates: tuple[tuple[str, float], ...] = ()
     tile: tuple[int, ...] = ()
     unified: bool = True
 

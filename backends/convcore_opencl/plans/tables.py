@@ -25,7 +25,7 @@ _BELOW = ("architectures", "devices")
 
 
 class Table(NamedTuple):
-    """What the levels that match a device say, the last of them by its place and source."""
+    """What the levels that match a device say; where the last of them stands that has traits, and its source."""
 
     where: str
     source: str
@@ -44,14 +44,21 @@ def lookup(device: Traits) -> Table:
 
 
 def _levels(level: Mapping[str, Any], device: Traits, where: str, so_far: Table) -> Table:
-    traits = {key: tuple(value) if isinstance(value, list) else value for key, value in level.get("traits", {}).items()}
+    traits = {key: _hashable(value) for key, value in level.get("traits", {}).items()}
     problems = {bucket: {**entry, "where": where} for bucket, entry in level.get("problems", {}).items()}
-    if traits or problems:
-        so_far = Table(where, level["source"], {**so_far.traits, **traits}, {**so_far.problems, **problems})
+    if traits:
+        so_far = so_far._replace(where=where, source=level["source"])
+    so_far = so_far._replace(traits={**so_far.traits, **traits}, problems={**so_far.problems, **problems})
     for name, below in (pair for key in _BELOW for pair in level.get(key, {}).items()):
         if _matches(below, device):
             so_far = _levels(below, device, f"{where}, {name}", so_far)
     return so_far
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _matches(level: Mapping[str, Any], device: Traits) -> bool:
