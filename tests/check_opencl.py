@@ -34,7 +34,7 @@ CHOSEN = {
     "window": ("width-17-nhwc",),
     "local_tile": ("1x1", "width-17-nhwc", "padding-one-side", "dilation-stride"),
     "tensor_tile_tf32": ("forward-width-17-nhwc", "grad_input-1x1", "grad_weight-width-17-nhwc"),
-    "tensor_tile_f16": ("forward-float16", "grad_weight-float16"),
+    "tensor_tile_f16": ("float16",),
     "winograd4": ("width-17-nhwc", "forward-width-49"),
     "winograd2": ("width-17-nhwc", "forward-width-49"),
     "winograd2_fused": ("width-17-nhwc",),

@@ -5,6 +5,8 @@
     program.py   builds and caches kernels          probe.py    what drivers do not say, tried in a child process
     binaries.py  keeps what was built on disk       tuning/     choices by device, as shipped
     arrays.py    PyOpenCL arrays in and out         kernels/    the OpenCL C
+    host.py      NumPy arrays in and out            divided.py  NumPy arrays piece by piece
+    failures.py  what a driver's errors mean
 
 Nothing here imports pyopencl until a device is asked for.
 """

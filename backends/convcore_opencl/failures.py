@@ -40,7 +40,7 @@ def reporting(plan: Plan, *queues: cl.CommandQueue) -> Iterator[None]:
         failed = _settle(queues)
         device, op = queues[0].device, plan.problem.op
         name = device.name.strip()
-        if failed is not None or (isinstance(error, cl.Error) and _code(error) in _GONE):
+        if failed is not None or _code(error) in _GONE:
             _forget(queues[0].context)
             raise DeviceLost(
                 f"{name} was lost during {op}, and the arrays on it with it ({failed or error}); "
@@ -76,7 +76,7 @@ def _settle(queues: tuple[cl.CommandQueue, ...]) -> cl.Error | None:
 
 
 def _code(error: BaseException) -> int:
-    return getattr(error, "code", 0)
+    return getattr(error, "code", 0) if isinstance(error, cl.Error) else 0
 
 
 def _forget(context: cl.Context) -> None:

@@ -207,12 +207,20 @@ def _halved(division: Division) -> Division | None:
             continue
         half = Division(problem, sizes | {axis: -(-size // 2)})
         left = _largest_array(half) / largest
-        summed = problem.op in ("forward", "grad_input") and axis in _SUMMED[problem.op]
-        # One rank for all that is worthwhile, so that what travels decides.
-        rank = (summed, 0.0) if left <= _WORTHWHILE else (True, left)
-        halves.append((*rank, half.largest()[0].bytes * len(half), half))
-    smaller = [half for half in halves if half[1] < 1]
-    return min(smaller, key=lambda half: half[:3])[-1] if smaller else None
+        if left < 1:
+            rank, left = (_rank(problem, axis), 0.0) if left <= _WORTHWHILE else (3, left)
+            halves.append((rank, left, half.largest()[0].bytes * len(half), half))
+    return min(halves, key=lambda half: half[:3])[-1] if halves else None
+
+
+def _rank(problem: Problem, axis: str) -> int:
+    """Return when an axis is divided: of those with the same rank, what travels decides.
+
+    Rows before columns, whose parts do not lie in one run.
+    """
+    if problem.op in ("forward", "grad_input") and axis in _SUMMED[problem.op]:
+        return 2
+    return int(axis == "columns")
 
 
 def _largest_array(division: Division) -> int:
