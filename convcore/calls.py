@@ -56,12 +56,20 @@ _DEFAULTS = {"bias": None, "output_padding": 0, "stride": None, "ceil_mode": Fal
 
 
 def run(fn: str, operands: Operands, geometry: tuple[Any, ...], extra: tuple[Any, ...], backend: Any, out: Any) -> Any:
-    """Run a public function: by the plan of an identical earlier call, else by a new one."""
+    """Run a public function."""
+    plan, operands = planned(fn, operands, geometry, extra, backend)
+    return plan(*operands, out)
+
+
+def planned(
+    fn: str, operands: Operands, geometry: tuple[Any, ...], extra: tuple[Any, ...], backend: Any
+) -> tuple[Plan, Operands]:
+    """Return the plan of an identical earlier call, else a new one, and the operands as it takes them."""
     key = call_key(fn, operands, geometry, extra, backend)
     plan = select.cache.by_call.get(key)
     if plan is None:
-        plan, operands = first_plan(fn, key, operands, geometry, extra, backend)
-    return plan(*operands, out)
+        return first_plan(fn, key, operands, geometry, extra, backend)
+    return plan, operands
 
 
 def call_key(fn: str, operands: Operands, geometry: tuple[Any, ...], extra: tuple[Any, ...], backend: Any) -> Any:

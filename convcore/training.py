@@ -249,7 +249,7 @@ class Training:
             self._step(images, labels)
             if callback is not None:
                 callback(self.losses[-1])
-        scores = np.concatenate([self.network(part) for part in _parts(self.held_out[0], 256)])
+        scores = np.concatenate([self.network.predict(part) for part in _parts(self.held_out[0], 256)])
         self.held_out_losses.append(softmax_cross_entropy(scores, self.held_out[1])[0])
         self.accuracies.append(float(np.mean(scores.argmax(axis=1) == self.held_out[1])))
         self.epoch += 1

@@ -1,9 +1,15 @@
 """The Conv2D layer."""
 
+import contextvars
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 import convcore
+import convcore.operands
+import convcore.training
 
 RNG = np.random.default_rng(3)
 
@@ -223,3 +229,109 @@ def test_learns_inside_each_autodiff_library(gradient, backend):
         np.testing.assert_allclose(slope, layer.weight.grad(), rtol=1e-4, atol=1e-4)
         layer.weight.data()[:] -= 0.03 * slope
     np.testing.assert_allclose(layer.weight.data().ravel(), [1, -1], atol=0.1)
+
+
+class TestPredict:
+    """A prediction keeps its weight packed where the backend packs any, and sees every change of it."""
+
+    SHAPE = (1, 64, 7, 7)
+
+    @pytest.fixture
+    def layer(self):
+        layer = convcore.Conv2D(64, 3, padding=1, in_channels=64)
+        layer.initialize(seed=2)
+        return layer
+
+    @pytest.fixture
+    def packs(self, monkeypatch):
+        """Return the weights that were packed."""
+        packed, pack = [], convcore.operands.packed_on_host
+
+        def counted(plan, weight):
+            packed.append(weight.copy())
+            return pack(plan, weight)
+
+        monkeypatch.setattr(convcore.operands, "packed_on_host", counted)
+        return packed
+
+    def right(self, layer, x):
+        weight, bias = (layer.state_dict()[name].astype(np.float64) for name in ("weight", "bias"))
+        expected = convcore.conv2d(x.astype(np.float64), weight, bias, backend="numpy", **layer.geometry)
+        np.testing.assert_allclose(layer.predict(x), expected, atol=1e-4)
+
+    def test_is_the_call(self, layer):
+        x = RNG.standard_normal(self.SHAPE).astype(np.float32)
+        np.testing.assert_allclose(layer.predict(x), layer(x), atol=1e-4)
+
+    def test_is_the_same_every_time_and_packs_once(self, layer, packs):
+        x = RNG.standard_normal(self.SHAPE).astype(np.float32)
+        first = layer.predict(x)
+        for _ in range(3):
+            assert np.array_equal(layer.predict(x), first)
+        assert len(packs) == 1
+        assert np.array_equal(pickle.loads(pickle.dumps(layer)).predict(x), first)
+
+    @pytest.mark.parametrize("way", ["data()", "held array", "held view", "load_state_dict", "initialize"])
+    def test_sees_a_changed_weight(self, layer, way):
+        x = RNG.standard_normal(self.SHAPE).astype(np.float32)
+        held = layer.weight.data() if way.startswith("held") else None
+        view = held[3:] if way == "held view" else held
+        held = None if way == "held view" else held
+        self.right(layer, x)
+        before = layer.predict(x)
+        if way == "data()":
+            layer.weight.data()[...] *= 2
+        elif way == "load_state_dict":
+            layer.load_state_dict({name: array * 2 for name, array in layer.state_dict().items()})
+        elif way == "initialize":
+            layer.initialize(seed=3)
+        else:
+            view *= 2
+        assert not np.array_equal(layer.predict(x), before)
+        self.right(layer, x)
+
+    def test_a_training_step_between_predictions(self, layer):
+        x = RNG.standard_normal(self.SHAPE).astype(np.float32)
+        optimizer = convcore.training.SGD(layer, lr=0.001)
+        for _ in range(3):
+            g = np.ones_like(layer(x))
+            layer.predict(x + 1)
+            layer.zero_grad()
+            layer.backward(g)
+            weight = layer.state_dict()["weight"]
+            expected = convcore.conv2d_grad_weight(x, g, weight.shape, padding=1)
+            np.testing.assert_array_equal(layer.weight.grad(), expected)
+            optimizer.step()
+            self.right(layer, x)
+
+    def test_shapes_in_turns_keep_a_few_packed(self, layer, packs):
+        inputs = [RNG.standard_normal((n, *self.SHAPE[1:])).astype(np.float32) for n in (1, 2)]
+        for _ in range(3):
+            for x in inputs:
+                self.right(layer, x)
+        assert len(packs) == 2
+        for n in range(3, 6):
+            layer.predict(np.zeros((n, *self.SHAPE[1:]), np.float32))
+        assert len(layer._packed) == 2
+
+    def test_from_many_threads(self, layer):
+        inputs = [RNG.standard_normal(self.SHAPE).astype(np.float32) for _ in range(8)]
+        expected = [layer.predict(x) for x in inputs]
+        layer._packed = {}
+        context = contextvars.copy_context()
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(lambda x: context.copy().run(layer.predict, x), inputs))
+        np.testing.assert_array_equal(results, expected)
+
+    def test_of_every_layer_leaves_backward_to_the_last_call(self):
+        network = convcore.Sequential(
+            convcore.Conv2D(3, 3), convcore.ReLU(), convcore.AvgPool2D(2), convcore.Sigmoid(), convcore.Dense(4)
+        )
+        network.initialize(seed=0)
+        x, other = RNG.standard_normal((2, 2, 2, 8, 8)).astype(np.float32)
+        predicted = network.predict(x)  # the parameters have their shapes from a prediction
+        np.testing.assert_allclose(network(x), predicted, atol=1e-5)
+        g = RNG.standard_normal(predicted.shape).astype(np.float32)
+        expected = network.backward(g)
+        network.predict(other)
+        np.testing.assert_array_equal(network.backward(g), expected)

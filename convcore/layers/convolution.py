@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convcore import api, normalise
+from convcore import api, calls, normalise
 from convcore.layers.parameters import Array, Layer, Parameter
+from convcore.spi import Packed, Plan
+
+#: Plans, of inputs of different shapes, for which a layer keeps its weight packed.
+MOST_PACKED = 2
 
 if TYPE_CHECKING:  # naming numpy.random is importing it
     Initializer = str | float | Array | Callable[[np.random.Generator, tuple[int, ...]], Any] | None
@@ -77,6 +81,8 @@ class Conv2D(Layer):
         self._seed: int | None = None
         self._parameters: dict[str, Parameter] = {}
         self._input: Array | None = None
+        self._packed: dict[Plan, tuple[Parameter, object, Packed | None]] = {}
+        self._packing: list[Plan] = []
 
     # ------------------------------------------------------------ parameters
 
@@ -152,13 +158,79 @@ class Conv2D(Layer):
         ------
         As :func:`convcore.conv2d`.
         """
-        x = normalise.as_array(type(self).__name__, "x", x)
-        if not self._parameters:
-            self._infer(x)
-        bias = self._parameters["bias"].data() if self.use_bias else None
-        y: Array = api.conv2d(x, self._parameters["weight"].data(), bias, **self.geometry, backend=self.backend)
+        x = self._admitted(x)
+        weight = self._parameters["weight"]._value
+        plan, operands = self._planned(x, weight)
+        y: Array = plan(*operands)
         self._input = x
         return y
+
+    def predict(self, x: Any) -> Array:
+        """Return ``conv2d(x, weight, bias)`` for its own sake: :meth:`backward` still belongs to the last call.
+
+        A backend that reads a weight faster once it is packed (:meth:`Plan.pack`) packs it at the first prediction for
+        inputs of a shape, and again when it has changed.  As long as somebody holds the array that ``weight.data()``
+        has returned, and so may change it at any time, it is read as it is.
+
+        Parameters
+        ----------
+        x : array (N, C, H, W), or (N, H, W, C)
+
+        Raises
+        ------
+        As :func:`convcore.conv2d`.
+        """
+        x = self._admitted(x)
+        weight = self._parameters["weight"]
+        # The gradient looks like the weight; who may hold the weight itself is counted.
+        plan, (x, _, bias) = self._planned(x, weight._grad)
+        packed = self._packed_for(plan, weight)
+        y: Array = plan(x, weight._value if packed is None else packed, bias)
+        return y
+
+    def _admitted(self, x: Any) -> Array:
+        """Return the input as an array, having made the parameters if it is the first."""
+        array: Array = normalise.as_array(type(self).__name__, "x", x)
+        if not self._parameters:
+            self._infer(array)
+        return array
+
+    def _planned(self, x: Array, weight: Array) -> tuple[Plan, calls.Operands]:
+        """Return the plan of this correlation and its operands."""
+        bias = self._parameters["bias"]._value if self.use_bias else None
+        geometry = (self.strides, self.padding, self.dilation, self.groups, "constant", 0.0, self.layout, None)
+        return calls.planned("conv2d", (x, weight, bias), geometry, (), self.backend)
+
+    def _packed_for(self, plan: Plan, weight: Parameter) -> Packed | None:
+        """Return the weight packed for a plan, if that reads it faster and the weight is what it was."""
+        parameter, stamp, packed = self._packed.get(plan, (None, None, None))
+        if parameter is weight and packed is None:
+            return None
+        # Somebody else who holds it is another thread that is packing it, or may write to it at any time.
+        alone = weight.is_alone()
+        if not alone and not self._packing:
+            return None
+        if parameter is not weight or stamp is not weight._stamp:
+            return self._pack(plan, weight)
+        return packed if alone or (packed is not None and weight.equals(packed.weight)) else None
+
+    def _pack(self, plan: Plan, weight: Parameter) -> Packed | None:
+        """Pack the weight for a plan, and keep it in place of the oldest."""
+        stamp = weight._stamp
+        self._packing.append(plan)
+        try:
+            packed: Packed | None = plan.pack(weight._value)
+        finally:
+            self._packing.pop()
+        if packed is not None and packed.prepared is None:
+            packed = None
+        others = [(other, kept) for other, kept in self._packed.items() if other is not plan]
+        self._packed = dict([*others[1 - MOST_PACKED :], (plan, (weight, stamp, packed))])
+        return packed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is packed: it is made again, and plans cannot be pickled."""
+        return self.__dict__ | {"_packed": {}, "_packing": []}
 
     def backward(self, grad_out: Any) -> Array:
         """Add the gradients of ``sum(layer(x) * grad_out)`` to the parameters' and return that for ``x``.
@@ -307,6 +379,11 @@ class Dense(Conv2D):
         y = super().__call__(x.reshape(self._rows(x.shape)))
         self._shape = x.shape
         return y.reshape(len(x), self.channels)
+
+    def predict(self, x: Any) -> Array:
+        """Return the outputs, (N, units), for their own sake; see :meth:`Conv2D.predict`."""
+        x = normalise.as_array("Dense", "x", x)
+        return super().predict(x.reshape(self._rows(x.shape))).reshape(len(x), self.channels)
 
     def backward(self, grad_out: Any) -> Array:
         """Add the gradients to the parameters' and return that for the last ``x``, of its shape."""

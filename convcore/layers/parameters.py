@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +29,9 @@ class Parameter:
 
     def __init__(self, name: str, value: Array) -> None:
         self.name = name
-        self._value = value
-        self._grad = np.zeros_like(value)
+        self._value = np.ascontiguousarray(value)
+        self._grad = np.zeros_like(self._value)
+        self._stamp = object()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -37,7 +40,20 @@ class Parameter:
 
     def data(self) -> Array:
         """Return the array itself: writing to it changes the layer."""
+        self._stamp = object()
         return self._value
+
+    def equals(self, earlier: Array) -> bool:
+        """Whether the array holds the same bits as another of its shape."""
+        return np.array_equal(self._value.view(np.uint8), earlier.view(np.uint8))
+
+    def is_alone(self) -> bool:
+        """Whether nobody else holds the array, and so nobody can write to it without calling :meth:`data`."""
+        return self._references() <= _ALONE
+
+    def _references(self) -> float:
+        count = getattr(sys, "getrefcount", None)
+        return float("inf") if count is None else count(self._value)
 
     def grad(self) -> Array:
         """Return the gradient summed by ``backward`` since the last ``zero_grad``."""
@@ -46,6 +62,9 @@ class Parameter:
     def zero_grad(self) -> None:
         """Set the gradient to zero, in place."""
         self._grad[...] = 0
+
+
+_ALONE = Parameter("", np.zeros(1))._references()
 
 
 class Layer(ABC):
@@ -61,6 +80,10 @@ class Layer(ABC):
     @abstractmethod
     def __call__(self, x: Any) -> Array:
         """Return the layer's result."""
+
+    def predict(self, x: Any) -> Array:
+        """Return the layer's result for its own sake: :meth:`backward` still belongs to the last call."""
+        return copy.copy(self)(x)
 
     @abstractmethod
     def backward(self, grad_out: Any) -> Array:
@@ -95,7 +118,7 @@ class Layer(ABC):
 
         The file is written beside its place and then moved there, so a failure leaves the old one.
         """
-        state: dict[str, Any] = {name: parameter.data().copy() for name, parameter in self.parameters().items()}
+        state: dict[str, Any] = {name: parameter._value.copy() for name, parameter in self.parameters().items()}
         if path is not None:
             write_npz(path, state)
         return state

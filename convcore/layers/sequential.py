@@ -43,8 +43,15 @@ class Sequential(Layer):
         TypeError, ValueError
             As the layer that cannot take its input, which is named.
         """
+        return self._chain("__call__", x)
+
+    def predict(self, x: Any) -> Array:
+        """Return the result of the last layer for its own sake; raises as a call would."""
+        return self._chain("predict", x)
+
+    def _chain(self, method: str, x: Any) -> Array:
         for index in range(len(self.layers)):
-            x = self._step(index, "__call__", x)
+            x = self._step(index, method, x)
         y: Array = x
         return y
 
