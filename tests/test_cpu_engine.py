@@ -1,6 +1,5 @@
 """What is the CPU engine's own: its table of micro-kernels, its threads, its variables, its short cut past the core."""
 
-import functools
 import hashlib
 import json
 import os
@@ -788,8 +787,7 @@ class TestMeasuring:
     def file(self, tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         monkeypatch.delenv("CONVCORE_TUNE", raising=False)
-        monkeypatch.setattr(choices, "users", functools.cache(choices.users.__wrapped__))
-        monkeypatch.setattr("convcore.tuning.trial.SECONDS", 0.01)
+        monkeypatch.setattr("convcore.tuning.search.EFFORT", 0.02)
         select.cache.clear()
         yield tmp_path / "convcore" / "tuning.json"
         select.cache.clear()

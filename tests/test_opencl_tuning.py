@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib
 import json
@@ -201,7 +200,6 @@ def backend(tmp_path, monkeypatch):
     """Return the backend, with a cache folder that holds no choices yet."""
     pytest.importorskip("pyopencl")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(choices, "users", functools.cache(choices.users.__wrapped__))
     backend = registry().backend("opencl")
     if isinstance(backend.probe(), str):
         pytest.skip(backend.probe())
@@ -215,7 +213,7 @@ def test_every_candidate_computes_the_problem(backend):
     x, weight = (rng.standard_normal(shape).astype(np.float32) for shape in SMALL.operand_shapes)
     found = backend.candidates(SMALL)
     assert len(found) > 5
-    for parameters in list(found.values())[1::8]:
+    for parameters in list(found.values())[1::12]:
         plan = backend.plan_with(SMALL, parameters)
         assert plan.algorithm == parameters["algorithm"]
         assert_within(plan(x, weight), SMALL, x, weight, algorithm=plan.algorithm)

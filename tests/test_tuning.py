@@ -1,6 +1,5 @@
 """Measured choices: what the file says, what is measured, who may win, and what `convcore tune` does with it."""
 
-import functools
 import json
 import os
 import re
@@ -79,8 +78,7 @@ def cache(tmp_path, monkeypatch):
     """Return where the user's file will be."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("CONVCORE_TUNE", raising=False)
-    monkeypatch.setattr(choices, "users", functools.cache(choices.users.__wrapped__))
-    monkeypatch.setattr("convcore.tuning.trial.SECONDS", 0.01)
+    monkeypatch.setattr(search, "EFFORT", 0.02)
     return tmp_path / "convcore" / "tuning.json"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from convcore.problem import Problem
-from convcore.tuning.trial import Parameters, Trial, WrongResultError
+from convcore.tuning.trial import SECONDS, Parameters, Trial, WrongResultError
 
 #: Seconds after which a child is ended that has not started, and one that has not answered.
 START, PATIENCE = 120.0, 120.0
@@ -36,8 +36,10 @@ class ChildTrial:
         self._about = name, problem
         self._child: subprocess.Popen[bytes] | None = None
 
-    def seconds(self, parameters: Sequence[Parameters], best: float | None = None) -> list[float]:
-        """Return what :meth:`Trial.seconds` does.
+    def times(
+        self, parameters: Sequence[Parameters], best: float | None = None, effort: float = SECONDS
+    ) -> list[list[float]]:
+        """Return what :meth:`Trial.times` does.
 
         Raises
         ------
@@ -48,7 +50,7 @@ class ChildTrial:
         """
         if self._child is None:
             self._start()
-        return list(self._ask((parameters, best), PATIENCE))
+        return list(self._ask((parameters, best, effort), PATIENCE))
 
     def close(self) -> None:
         """End the child."""
@@ -118,7 +120,7 @@ def serve() -> None:
                 trial = Trial(*question)
                 answer: Any = "ready"
             else:
-                answer = trial.seconds(*question)
+                answer = trial.times(*question)
         except WrongResultError as error:
             answer = error
         except Exception as error:

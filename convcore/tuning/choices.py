@@ -119,10 +119,14 @@ def _entry(record: dict[str, Any]) -> Entry:
     return entry
 
 
-@functools.cache
 def users() -> Choices:
     """Return the user's file, under the user's cache folder."""
-    import platformdirs
+    return _users(os.environ.get("XDG_CACHE_HOME"))
+
+
+@functools.cache
+def _users(home: str | None) -> Choices:
+    import platformdirs  # the variable is what it goes by, and its answer takes as long as half a plan
 
     return Choices(Path(platformdirs.user_cache_dir("convcore")) / "tuning.json")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import threading
 import warnings
 from collections.abc import Callable
@@ -16,10 +17,10 @@ from convcore.tuning.child import ChildError, ChildTrial
 from convcore.tuning.choices import Entry
 from convcore.tuning.trial import Trial, WrongResultError
 
-#: How much faster than the backend's own choice another must be: less may be noise.
+#: How much faster than the backend's own choice another must be in three of four turns: less may be noise.
 MARGIN = 1.03
-#: Those that took up to so many times as long as the best are compared with it once more.
-NEAR = 1.25
+#: Those that took up to so many times as long as the best are compared with it once more, for so many seconds each.
+NEAR, EFFORT = 1.25, 0.3
 
 
 class Attempt(NamedTuple):
@@ -71,14 +72,14 @@ class Search:
 
     def _attempt(self, candidate: str, best: float | None) -> Attempt:
         try:
-            (seconds,) = self._trial.seconds([self.candidates[candidate]], best)
+            (calls,) = self._trial.times([self.candidates[candidate]], best)
         except WrongResultError as error:
             return Attempt(candidate, None, f"computes wrongly: {error}")
         except ChildError as error:
             return Attempt(candidate, None, str(error))
         except Exception as error:  # a compiler's refusal, no memory: whatever it is, the candidate is out
             return Attempt(candidate, None, f"{type(error).__name__}: {error}")
-        return Attempt(candidate, seconds)
+        return Attempt(candidate, statistics.median(calls))
 
     def winner(self) -> Entry | None:
         """Return the best, after the near ones and the own choice were taken in turns; None if all failed."""
@@ -87,23 +88,29 @@ class Search:
             return None
         near = [each for each in self.attempts.values() if each.seconds and each.seconds <= NEAR * best.seconds]
         finalists = list(dict.fromkeys([own, *near] if own.seconds else near))
-        seconds = self._compared(finalists)
+        turns = self._compared(finalists)
+        seconds = {each: statistics.median(calls) for each, calls in turns.items()}
         best = min(finalists, key=lambda each: seconds[each])
-        instead = seconds.get(own, seconds[best])
-        if own in seconds and instead < MARGIN * seconds[best]:
+        if own in turns and not _clearly_faster(turns[best], turns[own]):
             best = own
+        instead = seconds.get(own, seconds[best])
         return Entry(best.candidate, dict(self.candidates[best.candidate]), 1e3 * seconds[best], 1e3 * instead)
 
-    def _compared(self, finalists: list[Attempt]) -> dict[Attempt, float]:
+    def _compared(self, finalists: list[Attempt]) -> dict[Attempt, list[float]]:
         """Return the seconds of calls taken in turns."""
-        first = {each: each.seconds or 0.0 for each in finalists}
+        first = {each: [each.seconds or 0.0] for each in finalists}
         if len(finalists) == 1:
             return first
         try:
-            again = self._trial.seconds([self.candidates[each.candidate] for each in finalists])
+            again = self._trial.times([self.candidates[each.candidate] for each in finalists], effort=EFFORT)
         except Exception:  # what had worked once: its first time counts
             return first
         return dict(zip(finalists, again, strict=True))
+
+
+def _clearly_faster(calls: list[float], others: list[float]) -> bool:
+    ratios = sorted(other / call for call, other in zip(calls, others, strict=True))
+    return ratios[len(ratios) // 4] > MARGIN
 
 
 def in_order(search: Search) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -50,8 +49,10 @@ class Trial:
         self._operands = [None if each is None else self._backend.to_device(each) for each in (first, second, bias)]
         self._problem = replace(problem, arrays=array_type(self._operands[0]))
 
-    def seconds(self, parameters: Sequence[Parameters], best: float | None = None) -> list[float]:
-        """Return the median seconds of a call with each set of parameters, taken in turns.
+    def times(
+        self, parameters: Sequence[Parameters], best: float | None = None, effort: float = SECONDS
+    ) -> list[list[float]]:
+        """Return the seconds of calls with each set of parameters, taken in turns for ``effort`` seconds each.
 
         One that takes :data:`HOPELESS` times ``best`` is called twice only.
 
@@ -67,11 +68,13 @@ class Trial:
         for plan, calls in zip(plans, spent, strict=True):
             calls.append(self._timed(plan))
         if best is not None and min(map(min, spent)) > HOPELESS * best:
-            return [calls[0] for calls in spent]
-        while len(spent[0]) < CALLS or sum(map(sum, spent)) < SECONDS * len(plans):
+            return spent
+        while len(spent[0]) < CALLS or sum(map(sum, spent)) < effort * len(plans):
             for plan, calls in zip(plans, spent, strict=True):
+                if len(plans) > 1:
+                    self._timed(plan)  # finds the caches as the one before has left them
                 calls.append(self._timed(plan))
-        return [statistics.median(calls) for calls in spent]
+        return spent
 
     def close(self) -> None:
         """Nothing was started; see :class:`ChildTrial`."""
