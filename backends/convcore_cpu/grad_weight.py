@@ -1,4 +1,8 @@
-"""grad_weight: outer products whose lanes are channels (``kernels/accumulate.h``)."""
+"""grad_weight: outer products whose lanes are channels (``kernels/accumulate.h``).
+
+Lanes are the channels of one operand, which is packed, rows those of the other and its taps.  Usually the lanes are
+grad_out's; a kernel of one tap leaves the choice, and then they are those of the operand with fewer channels.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from itertools import product
 
 import numpy as np
 
+from convcore_cpu.geometry import PlaneAxis, Tap
 from convcore_cpu.layout import TASKS, Layout, Planes, whole
 from convcore_cpu.program import FIRST, SECOND, Draft, Step
 from convcore_cpu.tiles import padded, panel_kernel
@@ -31,8 +36,27 @@ def _parts(tasks: int, units: int) -> int:
 
 
 @dataclass(frozen=True)
+class Roles:
+    """Which operand's channels are lanes, how many channels of a group those and the rows are, and where rows lie."""
+
+    rows_of: int
+    lanes_of: int
+    row_channels: int
+    lane_channels: int
+    lines: PlaneAxis
+    line_taps: tuple[Tap, ...]
+    columns: PlaneAxis
+    column_taps: tuple[Tap, ...]
+
+    @property
+    def turned(self) -> bool:
+        """Whether the weight, (k, c, r, s), has the rows side by side."""
+        return self.lanes_of == SECOND
+
+
+@dataclass(frozen=True)
 class Lanes:
-    """grad_out as (image, group, panel, pixel, half, lane) in the workspace, and how long each axis is, in elements."""
+    """An operand as (image, group, panel, pixel, half, lane) in the workspace; how long each axis is, in elements."""
 
     columns: int
     panels: int
@@ -42,36 +66,47 @@ class Lanes:
     image: int
 
     @classmethod
-    def of(cls, layout: Layout, columns: int) -> Lanes:
+    def of(cls, layout: Layout, channels: int, columns: int) -> Lanes:
         """Pad the channels of a group to whole panels of so many columns."""
-        panels = -(-layout.k_per_group * layout.halves // columns)
+        panels = -(-channels * layout.halves // columns)
         pixel = layout.halves * columns
         panel = layout.out_height * layout.out_width * pixel
         return cls(columns, panels, pixel, panel, panels * panel, layout.groups * panels * panel)
 
 
+def _roles(layout: Layout) -> Roles:
+    """Return the operands' roles: the smaller one is packed if its pixels are those of the other."""
+    c, k = layout.c_per_group, layout.k_per_group
+    axes = layout.forward_axes()
+    if layout.halves == 2 or layout.taps > 1 or c >= k or not (axes[0].is_operand and axes[2].is_operand):
+        return Roles(FIRST, SECOND, c, k, *axes)
+    lines, columns = (PlaneAxis(size, (0,), 1, size) for size in (layout.out_height, layout.out_width))
+    return Roles(SECOND, FIRST, k, c, lines, (Tap(0, 0, 0),), columns, (Tap(0, 0, 0),))
+
+
 def grad_weight_direct(layout: Layout) -> Draft:
     """Lay out grad_weight as outer products: rows are (c, r, s), lanes the out_channels, terms the pixels."""
-    lines, line_taps, columns, column_taps = layout.forward_axes()
-    kernel, cycles = panel_kernel(
-        layout.micro_kernels, layout.c_per_group * layout.taps, layout.k_per_group * layout.halves
-    )
+    roles = _roles(layout)
+    lines, line_taps, columns, column_taps = roles.lines, roles.line_taps, roles.columns, roles.column_taps
+    rows = roles.row_channels * layout.taps
+    kernel, cycles = panel_kernel(layout.micro_kernels, rows, roles.lane_channels * layout.halves)
     cycles *= layout.images * layout.groups * layout.out_height * layout.out_width * layout.halves
     yield layout.cost(cycles)
-    lanes = Lanes.of(layout, kernel.columns)
+    lanes = Lanes.of(layout, roles.lane_channels, kernel.columns)
     whole_images = layout.out_height * layout.out_width <= TABLE_PIXELS
     panel_bytes = layout.images * lanes.panel * layout.itemsize
     complete = layout.halves == 1 and panel_bytes <= PANEL_BYTES
 
-    x = layout.in_place(FIRST, lines, columns) or layout.packed(layout.channels, lines, columns)
+    channels = layout.groups * roles.row_channels
+    x = layout.in_place(roles.rows_of, lines, columns) or layout.packed(channels, lines, columns)
     layout.set_batch(lanes.image + x.workspace, WHOLE_BATCH_BYTES if complete else 0)
     if not whole_images:
         layout.batch = 1
     one_batch = layout.batch == layout.images
-    x, packing = layout.place(x, FIRST, layout.channels, lines, columns)
+    x, packing = layout.place(x, roles.rows_of, channels, lines, columns)
     g_offset = layout.reserve(layout.batch * lanes.image)
 
-    channel_rows = np.arange(layout.c_per_group)[:, None] * layout.halves * x.channel
+    channel_rows = np.arange(roles.row_channels)[:, None] * layout.halves * x.channel
     a_row = padded((channel_rows + x.taps(line_taps, column_taps)).ravel(), kernel.rows)
     blocks = len(a_row) // kernel.rows
     blocks_per_task = max(1, blocks * layout.groups // TASKS)
@@ -85,7 +120,7 @@ def grad_weight_direct(layout: Layout) -> Draft:
     sizes = {
         "a_buffer": x.buffer,
         "a_offset": x.offset,
-        "a_group": layout.c_per_group * layout.halves * x.channel,
+        "a_group": roles.row_channels * layout.halves * x.channel,
         "a_image": x.image,
         "a_line": x.pitch,
         "b_offset": g_offset,
@@ -98,8 +133,8 @@ def grad_weight_direct(layout: Layout) -> Draft:
         "out_group": out_group,
         "groups": layout.groups,
         "parts": parts,
-        "rows": layout.c_per_group * layout.taps,
-        "columns": layout.k_per_group * layout.halves,
+        "rows": rows,
+        "columns": roles.lane_channels * layout.halves,
         "lanes": padded_lanes,
         "images": 0,
         "lines": layout.out_height,
@@ -110,6 +145,7 @@ def grad_weight_direct(layout: Layout) -> Draft:
         "blocks_per_task": blocks_per_task,
         "one_batch": int(one_batch),
         "complete": int(complete),
+        "turned": int(roles.turned),
     }
     tables = {
         "a_row": a_row,
@@ -118,24 +154,17 @@ def grad_weight_direct(layout: Layout) -> Draft:
     tasks = parts * layout.groups * row_tasks
     clear = () if one_batch else (layout.clear(out_offset, parts * layout.groups * len(a_row), padded_lanes),)
     accumulate = Step(f"accumulate_{layout.type}", tasks, sizes, False, kernel.name, tables)
+    steps = {"src_row": padded_lanes, "src_lane": 1} if roles.turned else {"src_row": 1, "src_lane": padded_lanes}
     reduce = sum_parts(
-        layout,
-        layout.groups,
-        src_offset=out_offset,
-        src_part=out_part,
-        src_group=out_group,
-        src_row=padded_lanes,
-        src_lane=1,
-        parts=parts,
-        rows=layout.c_per_group * layout.taps,
-        lanes=layout.k_per_group * layout.halves,
-    )
+        layout, layout.groups, src_offset=out_offset, src_part=out_part, src_group=out_group, parts=parts,
+        rows=layout.c_per_group * layout.taps, lanes=layout.k_per_group * layout.halves, **steps,
+    )  # fmt: skip
     return layout.program(
         "direct",
         kernel.name,
         cycles,
         before=(clear,),
-        each=((*packing, *_pack_lanes(layout, g_offset, lanes)), (accumulate,)),
+        each=((*packing, *_pack_lanes(layout, roles, g_offset, lanes)), (accumulate,)),
         after=() if complete else ((reduce,),),
     )
 
@@ -161,20 +190,20 @@ def _terms(layout: Layout, x: Planes, lanes: Lanes) -> dict[str, int]:
     }
 
 
-def _pack_lanes(layout: Layout, offset: int, lanes: Lanes) -> tuple[Step, ...]:
-    """Return the steps that bring grad_out into lanes, those past the last channel zero.
+def _pack_lanes(layout: Layout, roles: Roles, offset: int, lanes: Lanes) -> tuple[Step, ...]:
+    """Return the steps that bring an operand into lanes, those past the last channel zero.
 
     Of complex numbers the lanes of the real half are (re, im) for each k, those of the imaginary half (-im, re).
     """
-    h, k = layout.halves, layout.k_per_group
-    image, channel, _, pixel = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
+    h, k = layout.halves, roles.lane_channels
+    image, channel, _, pixel = layout.strides(layout.groups * k, layout.out_height, layout.out_width)
     wide = lanes.columns // h
     panels = np.array(
         [[wide, 0, min(wide, k - first), first * channel, channel] for first in range(0, k, wide)], np.int64
     )
     return tuple(
         layout.pack_step(
-            SECOND,
+            roles.lanes_of,
             lines=whole(layout.out_height * layout.out_width, pixel),
             columns=panels,
             src_offset=int(row != half),

@@ -145,7 +145,7 @@ cdef extern from "kernels/steps.h" nogil:
         index_t groups, parts, rows, columns, lanes
         index_t images, lines, lines_at_once, repeats_per_line
         index_t length, a_step, a_repeat, b_repeat
-        index_t row_blocks, row_tasks, blocks_per_task, one_batch, complete
+        index_t row_blocks, row_tasks, blocks_per_task, one_batch, complete, turned
 
     ctypedef struct accumulate_step:
         accumulate_sizes sizes

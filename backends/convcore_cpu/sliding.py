@@ -483,4 +483,5 @@ def _tile_cycles(kernel: MicroKernel, channels: int, patches: Counter[tuple[int,
         arithmetic = multiplications * vectors * 0.5
         cycles = max(arithmetic, loads * (0.9 if wide else 0.6) + 0.5 * taps) + 10 + (0 if small else 3 * x_lines)
         total += count * cycles
-    return channels * total + gathers * (15 + kernel.rows * vectors)
+    # What one channel leaves in memory the next one adds to.
+    return channels * total + (gathers + 3.0 * (channels - 1)) * kernel.rows * vectors + gathers * 15

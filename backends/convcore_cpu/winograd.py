@@ -163,7 +163,7 @@ def _cycles(layout: Layout, m: int) -> float:
     if _is_fused(layout, m):
         # The tiles are the rows here.  A weight is read from memory, or the last-level cache.
         products = panel_kernel(layout.micro_kernels, tiles, direction.rows)[1]
-        weights = READ_CYCLES * points if layout.prepacked else 16 + 0.3 * points
+        weights = READ_CYCLES * points if layout.prepacked else 12 + 0.3 * points
     else:
         products = panel_kernel(layout.micro_kernels, direction.rows, tiles)[1]
         in_cache = kernels * points * layout.itemsize < POINT_BYTES // 2

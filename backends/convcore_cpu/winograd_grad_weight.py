@@ -133,6 +133,7 @@ def winograd_grad_weight(layout: Layout, m: int | None = None) -> Draft:
                 "blocks_per_task": blocks_per_task,
                 "one_batch": int(one_band),
                 "complete": 0,
+                "turned": 0,
             },
             False,
             kernel.name,

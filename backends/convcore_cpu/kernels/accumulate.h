@@ -2,17 +2,23 @@
  *
  *     partial[part, group, m, j] += sum_{pixels of the part} A[group, m, pixel] * B[group, pixel, j]
  *
- * m runs over (c, r, s), j over the channels of grad_out, which lie in panels as wide as a tile.  Where a tile goes
- * through all pixels at once (`complete`) it is turned and stored in the weight; that takes a panel that stays in the
- * second-level cache for all rows.  Otherwise partial sums are kept in the workspace: the pixels are gone through
- * `lines_at_once` lines of an image at a time, so that their part of B stays in cache for all rows.  Parts split the
- * pixels where there are too few tiles to keep threads busy; their number depends on the problem alone, and reduce.h
- * adds them up in order: the same bits on any number of threads.
+ * m runs over (c, r, s), j over the channels of grad_out, which lie in panels as wide as a tile; or, for a kernel of
+ * one tap, m over the channels of grad_out and j over those of x.  Where a tile goes through all pixels at once
+ * (`complete`) it is stored in the weight, `turned` or straight; that takes a panel that stays in the second-level
+ * cache for all rows.  Otherwise partial sums are kept in the workspace: the pixels are gone through `lines_at_once`
+ * lines of an image at a time, so that their part of B stays in cache for all rows.  Parts split the pixels where there
+ * are too few tiles to keep threads busy; their number depends on the problem alone, and reduce.h adds them up in
+ * order: the same bits on any number of threads.
  *
  * The workspace starts as zeros, or as anything when there is but one batch.
  *
  * A task is some blocks of rows of one group and part.  Rows and lanes are padded to whole tiles.
  */
+static void NAMED(store_straight)(const TYPE *tile, index_t columns, index_t wide, index_t high, TYPE *out,
+                                  index_t out_row) {
+    for (index_t m = 0; m < high; m++) memcpy(out + m * out_row, tile + m * columns, (size_t)wide * sizeof(TYPE));
+}
+
 static void NAMED(store_turned)(const TYPE *tile, index_t columns, index_t wide, index_t high, TYPE *out,
                                 index_t out_column) {
     for (index_t j = 0; j < wide; j++) {
@@ -50,7 +56,8 @@ static void NAMED(accumulate)(const void *step, char *const *buffers, index_t im
                     loop.repeats = z->lines * z->repeats_per_line;
                     multiply(&loop, a + image * z->a_image, b + image * z->b_image, line == first ? zeros : NULL, tile);
                 }
-                NAMED(store_turned)(tile, tile_columns, wide, high, weight + j * z->rows + row, z->rows);
+                if (z->turned) NAMED(store_turned)(tile, tile_columns, wide, high, weight + j * z->rows + row, z->rows);
+                else NAMED(store_straight)(tile, tile_columns, wide, high, weight + row * z->columns + j, z->columns);
             }
         }
         return;

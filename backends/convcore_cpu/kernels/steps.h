@@ -135,7 +135,7 @@ typedef struct {
     index_t groups, parts, rows, columns, lanes; /* lanes: columns, padded to whole tiles */
     index_t images, lines, lines_at_once;        /* images: 0 for as many as there are */
     index_t repeats_per_line, length, a_step, a_repeat, b_repeat;
-    index_t row_blocks, row_tasks, blocks_per_task, one_batch, complete;
+    index_t row_blocks, row_tasks, blocks_per_task, one_batch, complete, turned;
 } accumulate_sizes;
 typedef struct {
     accumulate_sizes sizes;
