@@ -86,7 +86,7 @@ cdef extern from "kernels/steps.h" nogil:
         index_t out_buffer, out_offset, out_image, out_group, out_line, out_column
         index_t rows, lines, width, pitch
         index_t channels, channels_at_once, taps, even
-        index_t tile_tasks, tiles_per_task, row_tasks, blocks_per_task, sums_offset
+        index_t tile_tasks, tiles_per_task, row_tasks, blocks_per_task, panel, sums_offset
         index_t may_overrun, watch_nan
 
     ctypedef struct panels_step:

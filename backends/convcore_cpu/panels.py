@@ -232,7 +232,9 @@ def _step(
     # The rows are shared out, and the panels copied for each share, only where there are too few tiles of pixels.
     blocks_per_task = -(-blocks // min(blocks, -(-wanted // (tile_tasks * layout.groups * gathers))))
     row_tasks = -(-blocks // blocks_per_task)
-    panels = tiles_per_task * at_once * per_channel * kernel.columns + kernel.lanes
+    # A vector of room after each panel, see collect.h.
+    panel = at_once * per_channel * kernel.columns + kernel.lanes
+    panels = tiles_per_task * panel
     sums = tiles_per_task * kernel.rows * kernel.columns * (blocks_per_task if at_once < channels else 1)
     layout.scratch = max(layout.scratch, panels + sums)
     sizes = gather_sizes(layout, direction, planes, gather, places) | {
@@ -251,6 +253,7 @@ def _step(
         "tiles_per_task": tiles_per_task,
         "row_tasks": row_tasks,
         "blocks_per_task": blocks_per_task,
+        "panel": panel,
         "sums_offset": panels,
         "may_overrun": int(planes.buffer == WORKSPACE),
     }

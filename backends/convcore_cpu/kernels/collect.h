@@ -6,9 +6,11 @@
  * pixels of the planes, a page apart from term to term, are only read here.
  *
  * Where the planes may be read past the end of a run, whole vectors are copied, and what is too much the next run or
- * the next term overwrites.
+ * the next term overwrites.  The runs may be those of several panels, whose lanes are as far apart as the panels are: a
+ * line of memory is then read further at a time.
  *
- * The caller guarantees that the runs are in the order of their lanes, and that the panel has a vector more.
+ * The caller guarantees that the runs are in the order of their lanes, and that there is a vector of room after each
+ * panel.
  */
 static inline __attribute__((always_inline)) void NAMED(copy_run)(const TYPE *from, index_t count, int may_overrun,
                                                                   TYPE *to) {

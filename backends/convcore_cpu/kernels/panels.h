@@ -4,8 +4,9 @@
  * tap's offset]
  *
  * Pixels are numbered through lines and images, and nothing between two lines is computed.  The pixels of a tile are
- * copied to a panel, term by term (collect.h), and all rows of A are gone through with it: one read and one write of an
- * element for as many multiplications as a group has rows.  A is read where it lies.
+ * copied to a panel, term by term and of all tiles of a task at a time (collect.h), and all rows of A are gone through
+ * with it: one read and one write of an element for as many multiplications as a group has rows.  A is read where it
+ * lies.
  *
  * A task is some tiles of one group by some blocks of rows.  It takes `channels_at_once` channels at a time, so that
  * its panels stay in the second-level cache and the rows of A it meets them with in the first.  A full tile whose
@@ -58,15 +59,17 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
     const TYPE *bias = z->bias_buffer < 0 ? NULL : (const TYPE *)buffers[z->bias_buffer] + group * z->rows;
     TYPE *out = (TYPE *)buffers[z->out_buffer] + z->out_offset + group * z->out_group;
     TYPE *panels = (TYPE *)buffers[SCRATCH], *sums = panels + z->sums_offset;
-    const index_t panel = z->channels_at_once * z->taps * columns, tile_size = tile_rows * columns;
-    pixel_run in[MAX_TILES_PER_TASK][MAX_TILE_COLUMNS], to[MAX_TILES_PER_TASK][MAX_TILE_COLUMNS];
-    index_t in_count[MAX_TILES_PER_TASK], to_count[MAX_TILES_PER_TASK];
+    const index_t panel = z->panel, tile_size = tile_rows * columns;
+    pixel_run in[MAX_TILES_PER_TASK * MAX_TILE_COLUMNS], to[MAX_TILES_PER_TASK][MAX_TILE_COLUMNS];
+    index_t in_count = 0, to_count[MAX_TILES_PER_TASK];
     TYPE init[MAX_TILE_ROWS] = {0};
     int nan_seen = 0;
     for (index_t t = 0; t < tiles; t++) {
         const index_t first = first_pixel + t * columns, count = pixels - t * columns;
         const index_t lanes = count < columns ? count : columns;
-        in_count[t] = NAMED(runs_of)(first, lanes, z->lines, z->width, z->b_image, z->pitch, 1, in[t]);
+        const index_t before = in_count;
+        in_count += NAMED(runs_of)(first, lanes, z->lines, z->width, z->b_image, z->pitch, 1, in + before);
+        for (index_t run = before; run < in_count; run++) in[run].lane += t * panel;
         to_count[t] = NAMED(runs_of)(first, lanes, z->lines, z->width, z->out_image, z->out_line, z->out_column, to[t]);
     }
     for (index_t channel = 0; channel < z->channels || !channel; channel += z->channels_at_once) {
@@ -78,12 +81,9 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
                            .a_repeat = z->a_repeat,
                            .b_repeat = z->taps * columns,
                            .a_step = z->a_step};
-        for (index_t t = 0; t < tiles; t++) {
-            const collect_loop collect = {in[t],   in_count[t],        s->offsets, channels * z->taps,
-                                          columns, (int)z->may_overrun};
-            if (pixels - t * columns < columns) memset(panels + t * panel, 0, (size_t)panel * sizeof(TYPE));
-            ((collect_function *)s->collect->function)(&collect, b + chunk * z->b_chunk, panels + t * panel);
-        }
+        const collect_loop collect = {in, in_count, s->offsets, channels * z->taps, columns, (int)z->may_overrun};
+        if (pixels < tiles * columns) memset(panels + (tiles - 1) * panel, 0, (size_t)panel * sizeof(TYPE));
+        ((collect_function *)s->collect->function)(&collect, b + chunk * z->b_chunk, panels);
         for (index_t block = 0; block < z->blocks_per_task; block++) {
             const index_t row = (first_block + block) * tile_rows;
             const index_t rows = row + tile_rows <= z->rows ? tile_rows : z->rows - row;

@@ -74,7 +74,8 @@ typedef struct {
     index_t out_buffer, out_offset, out_image, out_group, out_line, out_column;
     index_t rows, lines, width, pitch;
     index_t channels, channels_at_once, taps, even; /* even: all terms are a_step apart */
-    index_t tile_tasks, tiles_per_task, row_tasks, blocks_per_task, sums_offset;
+    index_t tile_tasks, tiles_per_task, row_tasks, blocks_per_task, panel,
+        sums_offset; /* panel: from one to the next */
     index_t may_overrun, watch_nan;
 } panels_sizes;
 typedef struct {
@@ -82,7 +83,7 @@ typedef struct {
     const micro_kernel *kernel, *collect;
     const index_t *offsets, *a_row, *out_row, *tile_row;
 } panels_step;
-enum { MAX_TILES_PER_TASK = 4 };
+enum { MAX_TILES_PER_TASK = 8 };
 
 /* channels.h */
 typedef struct {
