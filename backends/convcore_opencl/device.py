@@ -44,6 +44,20 @@ class Runtime:
     unified: bool
 
     @cached_property
+    def alignment(self) -> int:
+        """Bytes at a multiple of which the device uses the host's memory where it is, and does not copy it first.
+
+        PoCL uses it anywhere, other CPU drivers at what they call the alignment of addresses, GPUs a page.
+        """
+        if self.device.platform.name == _POCL:
+            return 1
+        return self.device.mem_base_addr_align // 8 if kind(self.device) == "cpu" else 4096
+
+    def shares(self, array: np.ndarray[Any, Any]) -> bool:
+        """Whether the device can read and write an array where it lies."""
+        return self.unified and array.__array_interface__["data"][0] % self.alignment == 0
+
+    @cached_property
     def up(self) -> cl.CommandQueue:
         """A queue for copies to the device, beside what is computed."""
         return cl.CommandQueue(self.context, properties=self.queue.properties)

@@ -24,7 +24,7 @@ from convcore_opencl import device as devices
 from convcore_opencl.device import Runtime
 from convcore_opencl.execute import NAMES, OpenCLPlan, Operand, allocate
 from convcore_opencl.failures import reporting
-from convcore_opencl.host import Account, Array, map_result, send, shared
+from convcore_opencl.host import Account, Array, aligned, map_result, send, shared
 from convcore_opencl.plans import Division, Recipe
 from convcore_opencl.plans.pieces import Piece, Where
 
@@ -184,16 +184,19 @@ class _Sharing(_Way):
 
     def bring(self, name: str, array: Array, dtype: np.dtype[Any], slot: int) -> tuple[Array, Any, list[cl.Event]]:
         """Share the part, or a copy of it."""
+        if array.flags.c_contiguous and array.dtype == dtype and self.runtime.shares(array):
+            return array, shared(self.runtime, array), []
         began = time.perf_counter()
-        block = np.ascontiguousarray(array, dtype)
-        if block is not array:
-            self.gathered(name, block.nbytes, began)
+        block = aligned(self.runtime, array.shape, dtype)
+        np.copyto(block, array, casting="same_kind")
+        self.gathered(name, block.nbytes, began)
         return block, shared(self.runtime, block), []
 
     def result(self, problem: Problem, target: Array | None, slot: int) -> tuple[Array, Any]:
         """Share the target if it lies in one run."""
-        if target is None or not target.flags.c_contiguous or target.dtype != problem.result_dtype:
-            target = np.empty(problem.result_shape, problem.result_dtype)
+        as_it_is = target is not None and target.flags.c_contiguous and target.dtype == problem.result_dtype
+        if target is None or not as_it_is or not self.runtime.shares(target):
+            target = aligned(self.runtime, problem.result_shape, problem.result_dtype)
         return target, shared(self.runtime, target, written=True)
 
     def fetch(self, block: Array, buffer: Any, computed: cl.Event) -> tuple[cl.Event, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def compute(
         key: Operand(send(runtime, name, array, account))
         for key, name, array in zip(("first", "second", "bias"), (*names, "bias"), arrays, strict=True)
     }
-    if fresh and runtime.unified and out.nbytes >= SHARING_PAYS:
+    if fresh and out.nbytes >= SHARING_PAYS and runtime.shares(out):
         operands["out"] = Operand(shared(runtime, out, written=True))
         plan.follow(queue, operands, account=account)
         mapped, event = map_result(queue, operands["out"].buffer, out)
@@ -68,16 +69,16 @@ def compute(
     else:
         operands["out"] = Operand(allocate(queue, out.nbytes))
         plan.follow(queue, operands, account=account)
-        event = cl.enqueue_copy(queue, out, operands["out"].buffer, is_blocking=False)
+        # Blocking, in which PyOpenCL lets other threads run: Intel's runtime may compute in the call that copies.
+        event = cl.enqueue_copy(queue, out, operands["out"].buffer)
         account.add("result to the host", out.nbytes, event)
-        event.wait()
 
 
 def send(runtime: Runtime, name: str, array: Array | None, account: Account) -> cl.MemoryObjectHolder | None:
     """Return a buffer with an array's elements; the array must stay as it is until what reads it is over."""
     if array is None:
         return None
-    if runtime.unified or not array.size:
+    if not array.size or runtime.shares(array):
         account.add(f"{name}, shared with the device", 0, 0.0)
         return shared(runtime, array)
     buffer = allocate(runtime.queue, array.nbytes)
@@ -91,6 +92,14 @@ def shared(runtime: Runtime, array: Array, written: bool = False) -> cl.MemoryOb
         return stand_in(runtime.context)
     access = cl.mem_flags.READ_WRITE if written else cl.mem_flags.READ_ONLY
     return cl.Buffer(runtime.context, access | cl.mem_flags.USE_HOST_PTR, hostbuf=array)
+
+
+def aligned(runtime: Runtime, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return a new array that lies where it can be shared."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + runtime.alignment, np.uint8)
+    start = -memory.__array_interface__["data"][0] % runtime.alignment
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def map_result(queue: cl.CommandQueue, buffer: cl.MemoryObjectHolder | None, out: Array) -> tuple[Array, cl.Event]:
