@@ -232,8 +232,9 @@ def _step(
     # The rows are shared out, and the panels copied for each share, only where there are too few tiles of pixels.
     blocks_per_task = -(-blocks // min(blocks, -(-wanted // (tile_tasks * layout.groups * gathers))))
     row_tasks = -(-blocks // blocks_per_task)
+    collect = next(row for row in reversed(layout.micro_kernels) if row.algorithm == "collect")
     # A vector of room after each panel, see collect.h.
-    panel = at_once * per_channel * kernel.columns + kernel.lanes
+    panel = at_once * per_channel * kernel.columns + collect.lanes
     panels = tiles_per_task * panel
     sums = tiles_per_task * kernel.rows * kernel.columns * (blocks_per_task if at_once < channels else 1)
     layout.scratch = max(layout.scratch, panels + sums)
@@ -259,6 +260,5 @@ def _step(
     }
     offsets = (np.arange(at_once)[:, None] * planes.channel + taps).ravel()
     tables = direction.tables(kernel) | {"offsets": offsets, "a_row": a.rows}
-    collect = next(row for row in reversed(layout.micro_kernels) if row.algorithm == "collect")
     tasks = layout.groups * tile_tasks * row_tasks
     return Step(f"panels_{layout.type}", tasks, sizes, False, kernel.name, tables, collect.name)
