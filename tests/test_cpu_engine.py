@@ -7,16 +7,19 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
+from convcore_cpu import calibration
 from convcore_cpu.backend import CPUBackend
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
-from convcore_cpu.machine import processor
-from convcore_cpu.plans import ALGORITHMS, candidates, make_program
+from convcore_cpu.machine import fingerprint, processor
+from convcore_cpu.plans import ALGORITHMS, candidates, make_program, programs
+from convcore_cpu.program import BUILT_IN
 from threadpoolctl import threadpool_limits
 
 import convcore
@@ -706,6 +709,10 @@ class TestPacking:
 class TestChoices:
     """What ``tune="measure"`` is given to measure, and what ``explain()`` says of it."""
 
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
     PROBLEMS = (
         make_problem("forward", images=1, channels=(64, 64), size=(28, 28), padding=((1, 1), (1, 1))),
         make_problem("grad_input", images=1, channels=(48, 32), size=(20, 20), padding=((1, 1), (1, 1))),
@@ -851,3 +858,100 @@ class TestMeasuring:
         )
         told = [line for count in ("1", "2", "3") for line in in_python(code, CONVCORE_NUM_THREADS=count).splitlines()]
         assert set(told) == {f"{algorithm} {hashlib.sha256(bits).hexdigest()}"}
+
+
+class TestCalibration:
+    """The model's rates: measured when a choice is, kept, and obeyed by every process; nothing where no file can be."""
+
+    PROBLEM = TestChoices.PROBLEMS[0]
+
+    @pytest.fixture
+    def file(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        calibration._read.cache_clear()
+        yield tmp_path / "convcore" / "cpu.json"
+        calibration._read.cache_clear()
+
+    def details(self, tune="cached"):
+        return CPUBackend().plan(replace(self.PROBLEM, tune=tune)).details().splitlines()[0]
+
+    def write(self, file, **rates):
+        content = {"schema": 1, "rates": {fingerprint(ISAS[-1]): rates}}
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content))
+
+    def test_it_is_measured_with_the_first_choice_and_not_again(self, file, monkeypatch):
+        built_in = "model, on one core, at 3.4e+09 cycles/s and 1.6e+10 bytes/s, built in:"
+        assert self.details() == self.details("measure") == built_in
+        assert not file.exists()
+        assert CPUBackend().candidates(replace(self.PROBLEM, tune="off"))
+        assert not file.exists()
+        assert CPUBackend().candidates(self.PROBLEM)
+        kept = file.read_bytes()
+        (rates,) = json.loads(kept)["rates"].values()
+        assert all(0.2 < rates[name] / getattr(BUILT_IN, name) < 5 for name in ("cycles", "bytes", "transforms"))
+        monkeypatch.setattr(calibration, "measured", None)
+        assert CPUBackend().candidates(self.PROBLEM)
+        assert file.read_bytes() == kept
+        assert self.details().endswith("measured here:")
+        assert self.details("off") == self.details("heuristic") == built_in
+        assert "measured here" in CPUBackend().probe()[0].detail["model"]
+
+    def test_noise_changes_nothing(self, monkeypatch):
+        for noise in (0.93, 1.0, 1.08):
+            reference = calibration._REFERENCE.flops / calibration.ARITHMETIC[ISAS[-1]]
+            copy, size = 2 * calibration.COPIED / calibration.COPY, calibration.TRANSFORMED**2
+            seconds = iter([reference * noise, copy * noise, size * np.log2(size) / calibration.TRANSFORM * noise])
+            monkeypatch.setattr(calibration, "_least", lambda work, seconds=seconds: next(seconds))
+            assert calibration.measured(ISAS[-1], all_rows()) == replace(BUILT_IN, source="measured here")
+
+    def test_the_rates_decide(self, file):
+        """Where moving bytes takes forever the program that moves the fewest runs; the same in another process."""
+        problem = make_problem("forward", images=1, channels=(64, 64), size=(28, 28), padding=((1, 1), (1, 1)))
+        own = CPUBackend().plan(problem)
+        found = {name: answer for name, answer in programs(problem, all_rows()).items() if not isinstance(answer, str)}
+        fewest = min(found, key=lambda name: (found[name].cost.bytes, found[name].cost.cycles))
+        most_cycles = max(found, key=lambda name: found[name].cost.cycles)
+        assert found[most_cycles].cost.cycles > found[own.algorithm].cost.cycles
+        self.write(file, cycles=BUILT_IN.cycles * 16, bytes=BUILT_IN.bytes / 16, transforms=1.0, source="a test")
+        plan = CPUBackend().plan(problem)
+        assert plan.algorithm == fewest
+        code = (
+            "from convcore_cpu.backend import CPUBackend\n"
+            "from convcore.testing.problems import make_problem\n"
+            "problem = make_problem('forward', images=1, channels=(64, 64), size=(28, 28), padding=((1, 1), (1, 1)))\n"
+            "plan = CPUBackend().plan(problem)\n"
+            "print(plan.notes, plan.details())\n"
+        )
+        assert in_python(code) == f"{plan.notes} {plan.details()}"
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"{",
+            b"[" * 100_000,
+            b"3",
+            b'{"schema": 2, "rates": {}}',
+            b'{"schema": 1, "rates": {"a": 3}}',
+            b'{"schema": 1, "rates": {"a": {"cycles": 1e9}}}',
+            b'{"schema": 1, "rates": {"a": {"cycles": 1, "bytes": 16e9}}}',
+            b'{"schema": 1, "rates": {"a": {"cycles": "x", "bytes": 16e9}}}',
+            b"\xff",
+        ],
+    )
+    def test_a_corrupt_file_is_ignored_with_one_warning_and_written_anew(self, file, content):
+        file.parent.mkdir()
+        file.write_bytes(content)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            assert self.details().endswith("built in:")
+            assert self.details().endswith("built in:")
+            assert CPUBackend().candidates(self.PROBLEM)
+        (warning,) = told
+        assert str(warning.message).startswith(f"{file} holds no rates of convcore's CPU engine and is ignored (")
+        assert self.details().endswith("measured here:")
+
+    def test_where_no_file_can_be_the_rates_stay_built_in(self, file):
+        file.parent.write_text("not a folder")
+        assert CPUBackend().candidates(self.PROBLEM)
+        assert self.details().endswith("built in:")

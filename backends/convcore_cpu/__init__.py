@@ -3,7 +3,7 @@
 How a problem becomes work::
 
     backend.py       CPUBackend.plan(problem); fourier.py where transforms of tiles are cheaper than a program;
-                     machine.py: which processor this is
+                     machine.py: which processor this is; calibration.py: its rates, for the model
     plans.py           chooses the algorithm -> Program: steps, their sizes and offset tables
     correlate.py         of forward and grad_input, panels.py the same by panels, channels.py with lanes of channels
     grad_weight.py       of grad_weight

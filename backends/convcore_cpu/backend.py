@@ -10,12 +10,13 @@ from functools import lru_cache, partial
 from typing import Any
 
 from convcore.spi import Backend, Device, Plan, Problem, UnsupportedProblem
+from convcore_cpu.calibration import calibrate, calibrated
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan, MicroKernel
 from convcore_cpu.fourier import OPS as TRANSFORMED
 from convcore_cpu.fourier import FourierPlan, refusal, thread_count, transform_of
 from convcore_cpu.machine import exactly, fingerprint
 from convcore_cpu.plans import make_prepacked_program, make_program, programs, workspace_limit
-from convcore_cpu.program import Program, UnsupportedError
+from convcore_cpu.program import BUILT_IN, Program, Rates, UnsupportedError
 
 #: What takes less on one core is not worth the look at what a transform would take (seconds).
 WORTH_A_TRANSFORM = 5e-3
@@ -32,7 +33,8 @@ class CPUBackend(Backend):
 
     def probe(self) -> Sequence[Device] | str:
         """List the processor, with the instruction sets it has."""
-        return [Device(0, f"host processor ({ISAS[-1]})", "cpu", {"isas": ISAS})]
+        rates = calibrated(ISAS[-1]) or BUILT_IN
+        return [Device(0, f"host processor ({ISAS[-1]})", "cpu", {"isas": ISAS, "model": str(rates)})]
 
     def supports(self, problem: Problem) -> bool | str:
         """Return True, or why not: an unknown algorithm, or more workspace than allowed."""
@@ -41,7 +43,8 @@ class CPUBackend(Backend):
             if reason is not None:
                 return reason
         try:
-            _program(problem, _isa(), _thread_limit())
+            isa = _isa()
+            _program(problem, isa, _thread_limit(), _rates(problem, isa))
         except UnsupportedError as reason:
             return str(reason)
         return True
@@ -60,10 +63,13 @@ class CPUBackend(Backend):
         """Name the algorithms that the model does not think hopeless, its own choice first."""
         if problem.algorithm is not None:
             return {}
+        isa = _isa()
+        if problem.tune in ("cached", "measure"):
+            calibrate(isa, _rows(isa))
         own = self.plan(problem).algorithm
         seconds = {
             name: found.seconds
-            for name, found in _predictions(problem, _isa(), _thread_limit()).items()
+            for name, found in _predictions(problem, isa, _thread_limit()).items()
             if not isinstance(found, str) and found.memory_bytes <= workspace_limit(problem)
         }
         names = sorted(seconds, key=lambda name: (name != own, seconds[name]))
@@ -88,7 +94,7 @@ class CPUBackend(Backend):
 
     def fingerprint(self) -> str:
         """Say what measured choices depend on: processor, instruction set, and this engine."""
-        return fingerprint(self.spec.version, _isa())
+        return fingerprint(_isa())
 
     def bucket(self, problem: Problem) -> str:
         """Share measured choices among no two problems: the last pixels of tiles decide between algorithms."""
@@ -97,8 +103,8 @@ class CPUBackend(Backend):
     def _plan(self, problem: Problem, named: Problem) -> Plan:
         """Plan a problem as ``named`` asks for it."""
         isa, threads = _isa(), _thread_limit()
-        program = _program(named, isa, threads)
-        prepacked = partial(make_prepacked_program, named, _rows(isa), threads, program.cost.seconds)
+        program = _program(named, isa, threads, _rates(named, isa))
+        prepacked = partial(make_prepacked_program, named, _rows(isa), threads, program.cost)
         plan = CPUPlan(problem, program, prepacked, partial(_details, problem, isa, threads))
         transformers = thread_count(threads)
         if not _is_transformed(named, program, transformers):
@@ -113,7 +119,9 @@ def _is_transformed(problem: Problem, program: Program, threads: int) -> bool:
     transform = transform_of(problem)
     assert transform is not None
     memory_bytes = transform.workspace_bytes(threads) + program.memory_bytes
-    return transform.seconds < program.cost.seconds and memory_bytes <= workspace_limit(problem)
+    return transform.seconds / program.cost.rates.transforms < program.cost.seconds and memory_bytes <= workspace_limit(
+        problem
+    )
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,9 @@ class Prediction:
 def _predictions(problem: Problem, isa: str, threads: int | None) -> dict[str, Prediction | str]:
     """Return what the model says of every algorithm, or why that cannot be used."""
     problem = replace(problem, algorithm=None)
+    rates = _rates(problem, isa)
     found: dict[str, Prediction | str] = {}
-    for name, program in programs(problem, _rows(isa), threads).items():
+    for name, program in programs(problem, _rows(isa), threads, rates).items():
         if isinstance(program, str):
             found[name] = program
         else:
@@ -141,7 +150,8 @@ def _predictions(problem: Problem, isa: str, threads: int | None) -> dict[str, P
         found["fft"] = transform
     elif transform is not None:
         of = f"tiles of {transform.lines}x{transform.columns} points"
-        found["fft"] = Prediction(transform.seconds, of, transform.workspace_bytes(thread_count(threads)))
+        seconds = transform.seconds / rates.transforms
+        found["fft"] = Prediction(seconds, of, transform.workspace_bytes(thread_count(threads)))
     return found
 
 
@@ -149,7 +159,7 @@ def _details(problem: Problem, isa: str, threads: int | None) -> str:
     """Return the model's numbers of every algorithm, fastest first, for ``explain()``."""
     found = _predictions(problem, isa, threads)
     seconds = {name: answer.seconds for name, answer in found.items() if not isinstance(answer, str)}
-    lines = ["model, on one core:"]
+    lines = [f"model, on one core, at {_rates(problem, isa)}:"]
     for name in sorted(found, key=lambda name: seconds.get(name, math.inf)):
         answer = found[name]
         said = answer if isinstance(answer, str) else f"{answer.seconds * 1e3:.3g} ms, {answer.of}"
@@ -158,11 +168,16 @@ def _details(problem: Problem, isa: str, threads: int | None) -> str:
 
 
 @lru_cache(maxsize=8)
-def _program(problem: Problem, isa: str, threads: int | None) -> Program:
+def _program(problem: Problem, isa: str, threads: int | None, rates: Rates) -> Program:
     """Lay out the problem, once for ``supports`` and the ``plan`` that follows; of "fft", what runs if it cannot."""
     if problem.algorithm == "fft":
         problem = replace(problem, algorithm=None)
-    return make_program(problem, _rows(isa), threads)
+    return make_program(problem, _rows(isa), threads, rates)
+
+
+def _rates(problem: Problem, isa: str) -> Rates:
+    """Return what the model goes by: the rates measured here, if the problem's ``tune`` allows a file, or its own."""
+    return (calibrated(isa) if problem.tune in ("cached", "measure") else None) or BUILT_IN
 
 
 def _rows(isa: str) -> list[MicroKernel]:

@@ -18,7 +18,7 @@ import numpy as np
 from convcore.spi import Problem
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.geometry import PlaneAxis, Tap, forward_axis
-from convcore_cpu.program import BIAS, FIRST, SECOND, WORKSPACE, Cost, Program, Stages, Step
+from convcore_cpu.program import BIAS, BUILT_IN, FIRST, SECOND, WORKSPACE, Cost, Program, Rates, Stages, Step
 
 #: Work below this is done before a second thread is awake (seconds).
 WORTH_A_THREAD = 50e-6
@@ -88,8 +88,10 @@ class Layout:
         threads: int | None,
         most_images: int,
         prepacked: bool = False,
+        rates: Rates = BUILT_IN,
     ) -> None:
         self.problem = problem
+        self.rates = rates
         #: Whether the weight has been packed before: SECOND is then what ``packing`` makes of it.
         self.prepacked = prepacked
         self.packing: tuple[Step, ...] = ()
@@ -173,7 +175,7 @@ class Layout:
 
     def cost(self, cycles: float) -> Cost:
         """Return what the program costs that packs what it packs by now."""
-        return Cost(cycles, self.problem.bytes + 2 * self.packed_elements * self.itemsize)
+        return Cost(cycles, self.problem.bytes + 2 * self.packed_elements * self.itemsize, self.rates)
 
     def start_again(self) -> None:
         """Forget the workspace and the batches of a program laid out before, to lay out another."""

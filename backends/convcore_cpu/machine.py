@@ -11,12 +11,12 @@ from convcore.spi import Problem
 from convcore_cpu import engine
 
 
-def fingerprint(version: str, isa: str) -> str:
+def fingerprint(isa: str) -> str:
     """Return what a measured choice depends on besides the problem.
 
     Threads are not in it: the same bits come out on any number of them.
     """
-    return f"{processor()}, {isa}, engine {version} {_build()}"
+    return f"{processor()}, {isa}, engine {_build()}"
 
 
 def exactly(problem: Problem) -> str:

@@ -22,7 +22,7 @@ from convcore_cpu.grad_weight import grad_weight_direct
 from convcore_cpu.layout import Layout
 from convcore_cpu.panels import forward_panels, grad_input_panels
 from convcore_cpu.pool import max_pool
-from convcore_cpu.program import FIRST, Draft, Program, Step, UnsupportedError, finished
+from convcore_cpu.program import BUILT_IN, FIRST, Cost, Draft, Program, Rates, Step, UnsupportedError, finished
 from convcore_cpu.sliding import forward_sliding, grad_input_sliding, grad_weight_sliding
 from convcore_cpu.winograd import winograd
 from convcore_cpu.winograd_grad_weight import winograd_grad_weight
@@ -32,7 +32,9 @@ from convcore_cpu.winograd_grad_weight import winograd_grad_weight
 WORTH_PACKING = 0.8
 
 
-def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None = None) -> Program:
+def make_program(
+    problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None = None, rates: Rates = BUILT_IN
+) -> Program:
     """Lay out how to compute a problem.
 
     Parameters
@@ -43,6 +45,8 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
         The rows of the table that may be used.
     threads : int, optional
         An upper limit.
+    rates : Rates, optional
+        What the machine does, for the choice.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
     for images, most_threads in ((problem.input_shape[0], threads), (1, threads), (1, 1)):
         drafts, reasons = [], []
         for name in names:
-            draft = ALGORITHMS[problem.op][name](Layout(problem, micro_kernels, most_threads, images))
+            draft = ALGORITHMS[problem.op][name](Layout(problem, micro_kernels, most_threads, images, rates=rates))
             try:
                 drafts.append((next(draft).seconds, draft))
             except UnsupportedError as reason:
@@ -85,12 +89,12 @@ def make_program(problem: Problem, micro_kernels: Sequence[MicroKernel], threads
 
 
 def programs(
-    problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None = None
+    problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None = None, rates: Rates = BUILT_IN
 ) -> dict[str, Program | str]:
     """Lay out every algorithm a choice is made among, or say why it cannot be used."""
     found: dict[str, Program | str] = {}
     for name in candidates(problem.op):
-        layout = Layout(problem, micro_kernels, threads, problem.input_shape[0])
+        layout = Layout(problem, micro_kernels, threads, problem.input_shape[0], rates=rates)
         try:
             found[name] = finished(ALGORITHMS[problem.op][name](layout))
         except UnsupportedError as reason:
@@ -109,11 +113,11 @@ def workspace_limit(problem: Problem) -> float:
 
 
 def make_prepacked_program(
-    problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None, cost: float
+    problem: Problem, micro_kernels: Sequence[MicroKernel], threads: int | None, cost: Cost
 ) -> Program | None:
     """Lay out a problem whose weight is packed once for many calls, or return None if that does not take much less.
 
-    ``cost`` is that of the program without, in seconds.
+    ``cost`` is that of the program without.
     """
     if problem.op not in ("forward", "grad_input"):
         return None
@@ -122,10 +126,10 @@ def make_prepacked_program(
         if problem.algorithm not in (None, name):
             continue
         with contextlib.suppress(UnsupportedError):
-            layout = Layout(problem, micro_kernels, threads, problem.input_shape[0], prepacked=True)
+            layout = Layout(problem, micro_kernels, threads, problem.input_shape[0], prepacked=True, rates=cost.rates)
             programs.append(finished(ALGORITHMS[problem.op][name](layout)))
     limit = workspace_limit(problem)
-    cheaper = [p for p in programs if p.cost.seconds < WORTH_PACKING * cost and p.memory_bytes <= limit]
+    cheaper = [p for p in programs if p.cost.seconds < WORTH_PACKING * cost.seconds and p.memory_bytes <= limit]
     return min(cheaper, key=lambda program: program.cost.seconds, default=None)
 
 

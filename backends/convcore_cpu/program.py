@@ -10,8 +10,25 @@ import numpy as np
 # Numbers of the buffers, as in kernels/steps.h.
 FIRST, SECOND, BIAS, OUT, WORKSPACE = range(5)
 
-# What one core does.
-CYCLES_PER_SECOND, BYTES_PER_SECOND = 3.4e9, 16e9
+
+@dataclass(frozen=True)
+class Rates:
+    """What one core does in a second: the model's cycles, and bytes moved besides; see ``calibration.py``.
+
+    ``transforms`` is how many times as fast Fourier transforms are as ``fourier.py`` says.
+    """
+
+    cycles: float
+    bytes: float
+    transforms: float = 1.0
+    source: str = "built in"
+
+    def __str__(self) -> str:
+        return f"{self.cycles:.3g} cycles/s and {self.bytes:.3g} bytes/s, {self.source}"
+
+
+#: Those of the machine that the constants of the model were fitted on.
+BUILT_IN = Rates(3.4e9, 16e9)
 
 
 class UnsupportedError(Exception):
@@ -43,11 +60,12 @@ class Cost:
 
     cycles: float
     bytes: float
+    rates: Rates = BUILT_IN
 
     @property
     def seconds(self) -> float:
-        """On one core of the machine the rates were taken on; only good for comparing programs of one problem."""
-        return self.cycles / CYCLES_PER_SECOND + self.bytes / BYTES_PER_SECOND
+        """On one core; only good for comparing programs of one problem."""
+        return self.cycles / self.rates.cycles + self.bytes / self.rates.bytes
 
 
 @dataclass(frozen=True)

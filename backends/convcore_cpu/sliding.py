@@ -265,7 +265,7 @@ def _step(slide: Slide, places: dict[str, int]) -> Generator[Cost, None, tuple[S
     (line_step, column_step), (line_taps, column_taps) = slide.steps
     patches = [_patches(gather.line_taps, gather.column_taps) for gather in direction.gathers]
     cycles, kernel, pieces = _cheapest(slide, patches)
-    cost = Cost(cycles, layout.problem.bytes)
+    cost = Cost(cycles, layout.problem.bytes, layout.rates)
     yield cost
     phases, (more_lines, more_columns) = len(direction.lines.starts), slide.reach
     pitch, band_lines = _band(slide, kernel, *pieces.largest())

@@ -41,6 +41,8 @@ def _is_ready(info: BackendInfo) -> bool:
     console.print(f"[{STATE_STYLES[info.state]}]{escape(info.name)}: {info.state}[/]")
     for device in info.devices:
         console.print(f"  {device.index}: {escape(device.name)}")
+        if "model" in device.detail:
+            console.print(f"     its model of what is fast: {escape(device.detail['model'])}")
     if info.reason:
         console.print(f"  why: {escape(info.reason)}")
         for line in info.traceback.splitlines():
