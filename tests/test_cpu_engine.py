@@ -14,6 +14,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from convcore_bench.problem_set import load
 from convcore_cpu import calibration
 from convcore_cpu.backend import CPUBackend
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
@@ -237,6 +238,68 @@ class TestPrograms:
         assert CPUBackend().supports(replace(problem, workspace_limit=needed - 1)) == (
             f"it needs {needed} bytes of workspace, workspace_limit is {needed - 1}"
         )
+
+
+class TestMemory:
+    """No call takes much more memory than its arrays, and a limit chooses another program or is answered in words."""
+
+    @staticmethod
+    def fair(problem):
+        return max(64e6, 2 * problem.bytes)
+
+    @pytest.mark.parametrize("images", [1, 16])
+    def test_no_layer_of_the_networks_takes_more_than_is_fair(self, images):
+        for layer in load("networks").values():
+            for op in ("forward", "grad_input", "grad_weight"):
+                problem = make_problem(
+                    op,
+                    images=images,
+                    channels=(layer.input_shape[1], layer.weight_shape[0]),
+                    size=layer.input_shape[2:],
+                    kernel=layer.weight_shape[2:],
+                    stride=layer.stride,
+                    padding=layer.padding,
+                    dilation=layer.dilation,
+                    groups=layer.groups,
+                )
+                program = make_program(problem, all_rows(), 2)
+                assert program.memory_bytes <= self.fair(problem), (layer.id, op, program.algorithm)
+
+    def test_what_takes_more_makes_way_for_another_program(self, monkeypatch):
+        problem = make_problem("forward", images=1, channels=(64, 64), size=(28, 28), padding=((1, 1), (1, 1)))
+        own = make_program(problem, all_rows())
+        monkeypatch.setattr("convcore_cpu.plans.FAIR_BYTES", own.memory_bytes - 1)
+        other = make_program(problem, all_rows())
+        assert other.memory_bytes < own.memory_bytes
+        monkeypatch.setattr("convcore_cpu.plans.FAIR_BYTES", 0)
+        monkeypatch.setattr(type(problem), "bytes", 0)
+        smallest = make_program(problem, all_rows())
+        assert smallest.memory_bytes <= other.memory_bytes
+
+    @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"channels": (48, 32), "size": (20, 20), "padding": ((1, 1), (1, 1))},
+            {"channels": (32, 48), "size": (15, 17), "stride": (2, 2), "padding": ((2, 1), (0, 1))},
+            {"channels": (40, 24), "size": (14, 14), "kernel": (5, 5), "layout": "NHWC"},
+            {"channels": (16, 16), "size": (12, 12), "padding": ((1, 1), (1, 1)), "boundary": "reflect"},
+            {"channels": (64, 64), "size": (9, 9), "kernel": (1, 1)},
+        ],
+        ids=lambda arguments: f"{arguments.get('kernel', (3, 3))}-{arguments.get('layout', 'NCHW')}",
+    )
+    def test_the_least_is_named_and_is_enough(self, op, arguments):
+        problem, backend = make_problem(op, images=3, **arguments), CPUBackend()
+        answer = backend.supports(replace(problem, workspace_limit=0))
+        least = 0
+        if answer is not True:
+            said = re.fullmatch(r"it needs (\d+) bytes of workspace, workspace_limit is 0", answer)
+            least = int(said[1])
+            assert backend.supports(replace(problem, workspace_limit=least - 1)) is not True
+        limited = replace(problem, workspace_limit=least)
+        plan, operands = backend.plan(limited), random_operands(limited)
+        assert plan.workspace_bytes <= least
+        assert_within(plan(*operands), limited, *operands, algorithm=plan.algorithm)
 
 
 class TestSliding:

@@ -8,7 +8,6 @@ and what cannot be the cheapest is not laid out.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -27,6 +26,8 @@ from convcore_cpu.sliding import forward_sliding, grad_input_sliding, grad_weigh
 from convcore_cpu.winograd import winograd
 from convcore_cpu.winograd_grad_weight import winograd_grad_weight
 
+#: Workspace of this size is asked of any problem without being told to (bytes).
+FAIR_BYTES = 64_000_000
 #: A packed weight is larger, and comes from further away than the model knows: it must promise so much (measured on
 #: 512->512 3x3: 7x7, promised 0.72 and took 0.77 of the time; 14x14, promised 0.85 and took 1.9 times as long).
 WORTH_PACKING = 0.8
@@ -59,7 +60,7 @@ def make_program(
         raise UnsupportedError(
             f"it has no algorithm {problem.algorithm!r} for {problem.op}; it has {', '.join(map(repr, known))}"
         )
-    limit, least = workspace_limit(problem), math.inf
+    limit, smallest = workspace_limit(problem), None
     # One image at a time takes the least workspace, and one thread.
     for images, most_threads in ((problem.input_shape[0], threads), (1, threads), (1, 1)):
         drafts, reasons = [], []
@@ -78,14 +79,18 @@ def make_program(
             except UnsupportedError as reason:
                 reasons.append(str(reason))
                 continue
-            least = min(least, program.memory_bytes)
+            if smallest is None or program.memory_bytes < smallest.memory_bytes:
+                smallest = program
             if program.memory_bytes <= limit and (best is None or program.cost.seconds < best.cost.seconds):
                 best = program
         if best is not None:
             return best
         if len(reasons) == len(names):
             raise UnsupportedError("; ".join(reasons))
-    raise UnsupportedError(f"it needs {least} bytes of workspace, workspace_limit is {limit}")
+    assert smallest is not None
+    if problem.workspace_limit is None:
+        return smallest
+    raise UnsupportedError(f"it needs {smallest.memory_bytes} bytes of workspace, workspace_limit is {limit}")
 
 
 def programs(
@@ -107,9 +112,9 @@ def candidates(op: str) -> list[str]:
     return [name for name in ALGORITHMS[op] if name != BEST_WINOGRAD]
 
 
-def workspace_limit(problem: Problem) -> float:
-    """Return how many bytes of workspace a problem may take."""
-    return math.inf if problem.workspace_limit is None else problem.workspace_limit
+def workspace_limit(problem: Problem) -> int:
+    """Return how many bytes of workspace a problem may take: as many as it says, or as is fair for its size."""
+    return max(FAIR_BYTES, 2 * problem.bytes) if problem.workspace_limit is None else problem.workspace_limit
 
 
 def make_prepacked_program(
