@@ -39,7 +39,7 @@ def test_the_opencl_tests_pass_on_intels_runtime(tmp_path):
         "-q",
         "-p",
         "no:cacheprovider",
-        str(Path(__file__).with_name("test_opencl_backend.py")),
+        *(str(Path(__file__).with_name(name)) for name in ("test_opencl_backend.py", "test_opencl_host.py")),
     ]
     used = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert "Intel" in used.stdout, used.stdout + used.stderr
