@@ -240,6 +240,34 @@ class TestPrograms:
         )
 
 
+class TestPlanning:
+    """Planning is counted, not timed: events of Python's profiler, twice as many as it takes at most."""
+
+    @pytest.mark.parametrize(
+        ("op", "arguments", "most"),
+        [
+            ("forward", {"channels": (64, 64), "size": (56, 56), "padding": ((1, 1), (1, 1))}, 4000),
+            ("forward", {"channels": (1, 64), "size": (572, 572)}, 6500),
+            ("grad_input", {"channels": (3, 768), "size": (224, 224), "kernel": (16, 16), "stride": (16, 16)}, 50_000),
+        ],
+        ids=["dense", "large image", "large stride"],
+    )
+    def test_takes_no_more_calls_than_a_choice_needs(self, op, arguments, most):
+        problem, events = make_problem(op, images=1, **arguments), 0
+
+        def count(frame, event, argument):
+            nonlocal events
+            events += event in ("call", "c_call")
+
+        make_program(problem, all_rows(), 2)
+        sys.setprofile(count)
+        try:
+            make_program(problem, all_rows(), 2)
+        finally:
+            sys.setprofile(None)
+        assert events < most
+
+
 class TestMemory:
     """No call takes much more memory than its arrays, and a limit chooses another program or is answered in words."""
 
