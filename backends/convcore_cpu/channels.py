@@ -182,28 +182,23 @@ def _pack_weight(
     offset = layout.reserve(layout.groups * panels * panel)
     row = direction.weight_row
     columns = np.array([[wide, 0, min(wide, rows - k), k * row, row] for k in range(0, rows, wide)], np.int64)
-    if direction.weight_term == layout.taps == len(taps):  # they are one line of memory
-        parts = [(0, 0, whole(channels * len(taps), 1), wide)]
-    else:
-        lines = whole(channels, direction.weight_term)
-        parts = [(int(tap), i * wide, lines, len(taps) * wide) for i, tap in enumerate(taps)]
-    steps = tuple(
-        layout.pack_step(
+    is_line = direction.weight_term == layout.taps == len(taps)  # of memory, all terms of a row
+    steps: tuple[Step, ...] = ()
+    if panel and rows:
+        step = layout.pack_step(
             SECOND,
-            lines=lines,
+            lines=whole(channels * len(taps), 1) if is_line else whole(channels, direction.weight_term, taps),
             columns=columns,
             per_image=False,
             channels=layout.groups,
-            src_offset=src,
             src_channel=direction.weight_group,
-            dst_offset=offset + dst,
+            dst_offset=offset,
             dst_channel=panels * panel,
-            dst_phase=panel,
-            dst_line=line,
+            dst_line_phase=wide,
+            dst_column_phase=panel,
+            dst_line=wide if is_line else len(taps) * wide,
         )
-        for src, dst, lines, line in parts
-        if panel and rows
-    )
+        steps = (step,)
     if layout.prepacked:
         layout.packed_size, layout.workspace = layout.workspace, workspace
         layout.packing += steps

@@ -212,7 +212,7 @@ def _pack_lanes(layout: Layout, roles: Roles, offset: int, lanes: Lanes) -> tupl
             dst_offset=offset + row * lanes.columns + half,
             dst_image=lanes.image,
             dst_channel=lanes.group,
-            dst_phase=lanes.panel,
+            dst_column_phase=lanes.panel,
             dst_line=lanes.pixel,
             dst_column=h,
             channels=layout.groups,

@@ -260,7 +260,8 @@ class Layout:
                 dst_offset=planes.offset + half * planes.channel,
                 dst_image=planes.image,
                 dst_channel=self.halves * planes.channel,
-                dst_phase=planes.phase,
+                dst_line_phase=planes.phase,
+                dst_column_phase=planes.line_phases * planes.phase,
                 dst_line=planes.pitch,
                 channels=channels,
             )
@@ -316,7 +317,8 @@ class Layout:
         """Return one packing step; ``images`` counts if it is not per image, and strides left out are zero."""
         lines_per_block = max(1, BLOCK // int(columns[0, 0]))
         blocks = -(-int(lines[0, 0]) // lines_per_block)
-        strides = ("src_offset", "src_image", "src_channel", "dst_image", "dst_channel", "dst_phase", "negate")
+        strides = ("src_offset", "src_image", "src_channel", "dst_image", "dst_channel", "negate")
+        strides += ("dst_line_phase", "dst_column_phase")
         sizes = dict.fromkeys(strides, 0) | sizes
         sizes |= {
             "src_buffer": operand,
@@ -382,6 +384,6 @@ class Layout:
         return WORKSPACE, offset, steps
 
 
-def whole(size: int, step: int) -> np.ndarray:
-    """Return the C ``axis`` of an operand's own ``size`` elements."""
-    return np.array([[size, 0, size, 0, step]], np.int64)
+def whole(size: int, step: int, bases: Iterable[int] = (0,)) -> np.ndarray:
+    """Return the C ``axis`` of an operand's own ``size`` elements, from each base on as a phase of its own."""
+    return np.array([[size, 0, size, base, step] for base in bases], np.int64).reshape(-1, 5)

@@ -161,28 +161,28 @@ def _packed_terms(
     # Whole blocks are packed by some steps, what is left over by others; a line is a channel, or a block of rows.
     side_by_side = row == 1 and len(taps) == 1
     packing = []
-    for i, tap in enumerate(taps):
-        for first, count, wide in ((0, rows // high, high), (rows // high, 1, rows % high)):
-            if not count or not wide:
-                continue
-            lines, line = (channels, direction.weight_term) if side_by_side else (count, high * row)
-            packing.append(
-                layout.pack_step(
-                    SECOND,
-                    lines=whole(lines, line),
-                    columns=whole(wide, row),
-                    per_image=False,
-                    images=layout.groups,
-                    channels=count if side_by_side else channels,
-                    src_offset=int(tap) + first * high * row,
-                    src_image=direction.weight_group,
-                    src_channel=high * row if side_by_side else direction.weight_term,
-                    dst_offset=offset + first * block + i * high,
-                    dst_image=group,
-                    dst_channel=block if side_by_side else len(taps) * high,
-                    dst_line=high if side_by_side else block,
-                )
+    for first, count, wide in ((0, rows // high, high), (rows // high, 1, rows % high)):
+        if not count or not wide or not len(taps):
+            continue
+        lines, line = (channels, direction.weight_term) if side_by_side else (count, high * row)
+        packing.append(
+            layout.pack_step(
+                SECOND,
+                lines=whole(lines, line, taps),
+                columns=whole(wide, row),
+                per_image=False,
+                images=layout.groups,
+                channels=count if side_by_side else channels,
+                src_offset=first * high * row,
+                src_image=direction.weight_group,
+                src_channel=high * row if side_by_side else direction.weight_term,
+                dst_offset=offset + first * block,
+                dst_image=group,
+                dst_channel=block if side_by_side else len(taps) * high,
+                dst_line_phase=high,
+                dst_line=high if side_by_side else block,
             )
+        )
     return Terms(
         buffer=WORKSPACE,
         offset=offset,

@@ -8,7 +8,8 @@
  * kernel meets lie side by side.  A layout, a transposition and the halves of complex numbers
  * are strides of the source and the destination.
  *
- * A task copies one block of lines of one phase of one channel.  Instantiated for each SOURCE and TYPE.
+ * A task copies one block of lines of one phase of one channel; all phases of a block follow each other, for they read
+ * the same part of the source.  Instantiated for each SOURCE and TYPE.
  */
 static inline void SOURCED(copy_line)(TYPE *dst, index_t dst_step, const SOURCE *src, index_t src_step, index_t count,
                                       int negate) {
@@ -53,18 +54,18 @@ static inline void SOURCED(gather)(TYPE *dst, index_t dst_step, const SOURCE *sr
 static void SOURCED(pack)(const void *step, char *const *buffers, index_t images, index_t task) {
     const pack_step *s = step;
     const pack_sizes *z = &s->sizes;
-    const index_t block = task % z->line_blocks;
-    const index_t phase = task / z->line_blocks % (z->line_phases * z->column_phases);
-    const index_t plane = task / z->line_blocks / (z->line_phases * z->column_phases);
+    const index_t line_phase = task % z->line_phases, column_phase = task / z->line_phases % z->column_phases;
+    const index_t block = task / z->line_phases / z->column_phases % z->line_blocks;
+    const index_t plane = task / z->line_phases / z->column_phases / z->line_blocks;
     const index_t image = plane / z->channels, channel = plane % z->channels;
-    const axis lines = s->lines[phase % z->line_phases], columns = s->columns[phase / z->line_phases];
+    const axis lines = s->lines[line_phase], columns = s->columns[column_phase];
     const SOURCE *src =
         (const SOURCE *)buffers[z->src_buffer] + z->src_offset + image * z->src_image + channel * z->src_channel;
     TYPE *dst = (TYPE *)buffers[WORKSPACE] + z->dst_offset + image * z->dst_image + channel * z->dst_channel +
-                phase * z->dst_phase;
+                line_phase * z->dst_line_phase + column_phase * z->dst_column_phase;
     const TYPE fill = *(const TYPE *)s->fill;
-    const index_t *const line_of = s->line_of ? s->line_of + phase % z->line_phases * lines.size : NULL;
-    const index_t *const column_of = s->column_of ? s->column_of + phase / z->line_phases * columns.size : NULL;
+    const index_t *const line_of = s->line_of ? s->line_of + line_phase * lines.size : NULL;
+    const index_t *const column_of = s->column_of ? s->column_of + column_phase * columns.size : NULL;
     const index_t first = block * z->lines_per_block;
     const index_t last = first + z->lines_per_block < lines.size ? first + z->lines_per_block : lines.size;
     (void)images;

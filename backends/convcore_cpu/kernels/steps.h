@@ -22,7 +22,7 @@ typedef struct {
 /* pack.h */
 typedef struct {
     index_t src_buffer, src_offset, src_image, src_channel;
-    index_t dst_offset, dst_image, dst_channel, dst_phase, dst_line, dst_column;
+    index_t dst_offset, dst_image, dst_channel, dst_line_phase, dst_column_phase, dst_line, dst_column;
     index_t channels, line_phases, column_phases, line_blocks, lines_per_block, negate;
 } pack_sizes;
 typedef struct {
