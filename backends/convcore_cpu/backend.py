@@ -13,7 +13,7 @@ from convcore.spi import Backend, Device, Plan, Problem, UnsupportedProblem
 from convcore_cpu.calibration import calibrate, calibrated
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan, MicroKernel
 from convcore_cpu.fourier import OPS as TRANSFORMED
-from convcore_cpu.fourier import FourierPlan, refusal, thread_count, transform_of
+from convcore_cpu.fourier import TILES_AT_ONCE, FourierPlan, Transform, refusal, thread_count, transform_of
 from convcore_cpu.machine import exactly, fingerprint
 from convcore_cpu.plans import make_prepacked_program, make_program, programs, workspace_limit
 from convcore_cpu.program import BUILT_IN, Program, Rates, UnsupportedError
@@ -38,16 +38,12 @@ class CPUBackend(Backend):
 
     def supports(self, problem: Problem) -> bool | str:
         """Return True, or why not: an unknown algorithm, or more workspace than allowed."""
-        if problem.algorithm == "fft":
-            reason = refusal(problem)
-            if reason is not None:
-                return reason
         try:
             isa = _isa()
-            _program(problem, isa, _thread_limit(), _rates(problem, isa))
+            program = _program(problem, isa, _thread_limit(), _rates(problem, isa))
         except UnsupportedError as reason:
             return str(reason)
-        return True
+        return (problem.algorithm == "fft" and refusal(problem, _room_beside(program, problem))) or True
 
     def plan(self, problem: Problem) -> Plan:
         """Lay out the problem and bind it.
@@ -106,22 +102,28 @@ class CPUBackend(Backend):
         program = _program(named, isa, threads, _rates(named, isa))
         prepacked = partial(make_prepacked_program, named, _rows(isa), threads, program.cost)
         plan = CPUPlan(problem, program, prepacked, partial(_details, problem, isa, threads))
-        transformers = thread_count(threads)
-        if not _is_transformed(named, program, transformers):
+        transform = _transform(named, program)
+        if transform is None:
             return plan
-        return FourierPlan(problem, plan, program, transformers)
+        room = _room_beside(program, named) - transform.weight_bytes
+        return FourierPlan(problem, transform, plan, program, min(thread_count(threads), room // transform.tile_bytes))
 
 
-def _is_transformed(problem: Problem, program: Program, threads: int) -> bool:
-    """Return whether Fourier transforms are asked for, or are cheaper."""
-    if problem.algorithm is not None or program.cost.seconds < WORTH_A_TRANSFORM or refusal(problem) is not None:
-        return problem.algorithm == "fft"
-    transform = transform_of(problem)
-    assert transform is not None
-    memory_bytes = transform.workspace_bytes(threads) + program.memory_bytes
-    return transform.seconds / program.cost.rates.transforms < program.cost.seconds and memory_bytes <= workspace_limit(
-        problem
-    )
+def _room_beside(program: Program, problem: Problem) -> int:
+    """Return how many bytes Fourier transforms may take, beside the program for what is not finite: on any machine."""
+    return workspace_limit(problem) - program.workspace_bytes - TILES_AT_ONCE * program.scratch_bytes
+
+
+def _transform(problem: Problem, program: Program) -> Transform | None:
+    """Return the Fourier transform of tiles if it is asked for, or is cheaper than a program, beside which it fits."""
+    asked = problem.algorithm == "fft"
+    room = _room_beside(program, problem)
+    if problem.algorithm not in (None, "fft") or (not asked and program.cost.seconds < WORTH_A_TRANSFORM):
+        return None
+    transform = None if refusal(problem, room) else transform_of(problem, room)
+    if transform is None or asked:
+        return transform
+    return transform if transform.seconds / program.cost.rates.transforms < program.cost.seconds else None
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def _predictions(problem: Problem, isa: str, threads: int | None) -> dict[str, P
             cost = program.cost
             of = f"{cost.cycles:.3g} cycles and {cost.bytes:.3g} bytes"
             found[name] = Prediction(cost.seconds, of, program.memory_bytes)
-    transform = None if problem.op not in TRANSFORMED else refusal(problem) or transform_of(problem)
+    room = _room_beside(_program(problem, isa, threads, rates), problem)
+    transform = None if problem.op not in TRANSFORMED else refusal(problem, room) or transform_of(problem, room)
     if isinstance(transform, str):
         found["fft"] = transform
     elif transform is not None:

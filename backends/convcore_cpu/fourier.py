@@ -31,6 +31,8 @@ OPS = ("forward", "grad_input")
 TRANSFORM_SECONDS, PRODUCT_SECONDS = 0.36e-9, 2e-9
 #: Tiles have at most so many lines or columns, and the transforms of the weight so many bytes.
 MOST_POINTS, MOST_WEIGHT_BYTES = 2048, 32 << 20
+#: Tiles that must have room side by side, whether there are so many threads or not.
+TILES_AT_ONCE = 4
 #: Lengths whose transforms are fast.
 LENGTHS = sorted(2**a * 3**b * 5**c for a, b, c in product(range(1, 12), range(3), range(2)))
 
@@ -50,8 +52,8 @@ class Transform:
         return self.weight_bytes + threads * self.tile_bytes
 
 
-def refusal(problem: Problem) -> str | None:
-    """Return why the algorithm cannot do a problem, None if it can."""
+def refusal(problem: Problem, room: int) -> str | None:
+    """Return why the algorithm cannot do a problem in so many bytes, None if it can."""
     dtypes = {dtype.str[1:] for dtype in (*problem.dtypes, problem.result_dtype)}
     name = "its algorithm 'fft'"
     if problem.op not in OPS:
@@ -66,14 +68,17 @@ def refusal(problem: Problem) -> str | None:
         return f"{name} knows grad_input under the boundary 'constant' only"
     if problem.accuracy == "strict" or (problem.accuracy == "standard" and dtypes == {"f8"}):
         return f"{name} errs more than accuracy {problem.accuracy!r} allows"
-    if transform_of(problem) is None:
-        return f"{name} has no tile for so large a kernel or so many channels"
+    if transform_of(problem, room) is None:
+        return f"{name} has no tile for so large a kernel, so many channels, or {room} bytes of workspace"
     return None
 
 
 @lru_cache(maxsize=8)
-def transform_of(problem: Problem) -> Transform | None:
-    """Return the cheapest tile, or None if there is none within the limits; found once, whoever asks on the way."""
+def transform_of(problem: Problem, room: int) -> Transform | None:
+    """Return the cheapest tile, or None if there is none within the limits; found once, whoever asks on the way.
+
+    However many threads there are, some of their tiles fit into ``room`` bytes: results depend on the tile.
+    """
     kernels, channels_per_group, height, width = problem.weight_shape
     images, channels = problem.operand_shapes[0][:2]
     outputs, out_height, out_width = problem.result_shape[1:]
@@ -81,14 +86,14 @@ def transform_of(problem: Problem) -> Transform | None:
     for lines, columns in product(_lengths(height, out_height), _lengths(width, out_width)):
         points = lines * (columns // 2 + 1)
         weight_bytes = 16 * kernels * channels_per_group * points
-        if weight_bytes > MOST_WEIGHT_BYTES:
+        tile_bytes = 2 * 16 * points * (channels + outputs)
+        if weight_bytes > MOST_WEIGHT_BYTES or weight_bytes + TILES_AT_ONCE * tile_bytes > room:
             continue
         tiles = images * math.ceil(out_height / (lines - height + 1)) * math.ceil(out_width / (columns - width + 1))
         transforms = kernels * channels_per_group + tiles * (channels + outputs)
         products = tiles * points * kernels * channels_per_group
         size = lines * columns
         seconds = transforms * TRANSFORM_SECONDS * size * math.log2(size) + products * PRODUCT_SECONDS
-        tile_bytes = 2 * 16 * points * (channels + outputs)
         if best is None or seconds < best.seconds:
             best = Transform(lines, columns, seconds, weight_bytes, tile_bytes)
     return best
@@ -116,6 +121,8 @@ class FourierPlan(Plan):
     ----------
     problem : Problem
         What to compute.
+    transform : Transform
+        Of its tiles.
     otherwise : Plan
         For operands that are not finite: a transform would smear them over their tiles.
     program : Program
@@ -128,10 +135,8 @@ class FourierPlan(Plan):
 
     algorithm = "fft"
 
-    def __init__(self, problem: Problem, otherwise: Plan, program: Program, threads: int) -> None:
+    def __init__(self, problem: Problem, transform: Transform, otherwise: Plan, program: Program, threads: int) -> None:
         super().__init__(problem)
-        transform = transform_of(problem)
-        assert transform is not None
         self.otherwise, self.transform, self.threads = otherwise, transform, threads
         self.workspace_bytes = transform.workspace_bytes(threads) + otherwise.workspace_bytes
         error = "errs by up to 2**-48 of its tile's largest pixel times the weight's sum of magnitudes"
