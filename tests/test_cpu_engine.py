@@ -493,6 +493,19 @@ class TestThreads:
         ]
         assert len(set(results)) == 1
 
+    @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+    @pytest.mark.parametrize("algorithm", sorted({name for op in OPS for name in candidates(op)}))
+    def test_a_short_last_batch_leaves_tasks_without_pixels(self, op, algorithm, monkeypatch):
+        """Ten images at a time of thirteen: most tasks of the second batch have nothing to do."""
+        problem = make_problem(op, **LARGE | {"images": 13, "size": (18, 19)}, algorithm=algorithm)
+        if CPUBackend().supports(problem) is not True:
+            return
+        whole = make_program(problem, all_rows(), 2)
+        monkeypatch.setattr("convcore_cpu.layout.BATCH_BYTES", whole.workspace_bytes * 10 // 13)
+        program = make_program(problem, all_rows(), 2)
+        operands = random_operands(problem)
+        assert_within(CPUPlan(problem, program)(*operands), problem, *operands, algorithm=algorithm)
+
     def test_threadpoolctl_limits_them(self):
         problem = make_problem("forward", **LARGE)
         operands = random_operands(problem)

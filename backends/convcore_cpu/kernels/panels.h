@@ -64,6 +64,7 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
     index_t in_count = 0, to_count[MAX_TILES_PER_TASK];
     TYPE init[MAX_TILE_ROWS] = {0};
     int nan_seen = 0;
+    if (pixels <= 0) return; /* of a short last batch */
     for (index_t t = 0; t < tiles; t++) {
         const index_t first = first_pixel + t * columns, count = pixels - t * columns;
         const index_t lanes = count < columns ? count : columns;
