@@ -60,11 +60,14 @@ static void NAMED(correlate)(const void *step, char *const *buffers, index_t ima
     outer_loop loop = {.offsets = s->offsets, .length = z->length, .repeats = 1};
     TYPE init[MAX_TILE_ROWS] = {0};
     _Alignas(64) TYPE tile[MAX_TILE];
+    /* What lies past the last plane may be anything. */
+    const index_t lanes = pixels - start < columns ? pixels - start : columns;
+    int nan_seen = 0;
     (void)images;
     for (index_t block = first_block; block < first_block + z->blocks_per_task; block++) {
         const index_t row = block * tile_rows;
         const index_t rows = row + tile_rows <= z->rows ? tile_rows : z->rows - row;
-        if (rows <= 0) return;
+        if (rows <= 0) break;
         for (index_t m = 0; bias && m < rows; m++) init[m] = bias[row + m];
         loop.a_row = s->a_row + row;
         if (in_place && rows == tile_rows) {
@@ -74,9 +77,8 @@ static void NAMED(correlate)(const void *step, char *const *buffers, index_t ima
         }
         loop.out_row = s->tile_row;
         outer(&loop, a, b, init, tile);
-        if (z->watch_nan && NAMED(has_nan)(tile, rows * columns)) {
-            __atomic_store_n((int *)buffers[NAN_SEEN], 1, __ATOMIC_RELAXED);
-        }
+        for (index_t m = 0; z->watch_nan && m < rows; m++) nan_seen |= NAMED(has_nan)(tile + s->tile_row[m], lanes);
         NAMED(store_tile)(tile, s, row, rows, start, lo, hi, out);
     }
+    if (nan_seen) __atomic_store_n((int *)buffers[NAN_SEEN], 1, __ATOMIC_RELAXED);
 }

@@ -98,8 +98,11 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
                 loop.out_row = in_place ? s->out_row + row : s->tile_row;
                 multiply(&loop, a + chunk * z->a_chunk, panels + t * panel, chunk ? NULL : init, tile);
                 if (!last) continue;
+                /* What was copied past the last plane may be anything. */
+                const index_t pixels_left = pixels - t * columns;
+                const index_t lanes = pixels_left < columns ? pixels_left : columns;
                 for (index_t m = 0; z->watch_nan && m < rows; m++) {
-                    nan_seen |= NAMED(has_nan)(tile + loop.out_row[m], columns);
+                    nan_seen |= NAMED(has_nan)(tile + loop.out_row[m], lanes);
                 }
                 if (!in_place)
                     NAMED(store_runs)(tile, columns, to[t], to_count[t], s->out_row + row, rows, z->out_column, out);
