@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -87,17 +89,17 @@ def test_gil(convcore_engine: Engine, op: Op) -> None:
     """While a long call runs, another Python thread makes progress."""
     if convcore_engine.refusal(_sized(op, 12)):
         return
-    plan, drawn = _long_call(convcore_engine, op)
+    plan, drawn, repeats = _long_call(convcore_engine, op)
     stopped = []
     for _ in range(8):
-        duration, longest = _watched(convcore_engine, plan, drawn)
+        duration, longest = _watched(convcore_engine, plan, drawn, repeats)
         stopped.append((longest / duration, longest, duration))
         if longest < duration / 2:
             return
     _, longest, duration = min(stopped)
     raise AssertionError(
-        f"holds the GIL: in a call of {op} that took {duration:.2f} s, another Python thread stood still for "
-        f"{longest:.2f} s"
+        f"holds the GIL: in calls of {op} that took {duration:.2f} s, another Python thread stood still "
+        f"for {longest:.2f} s"
     )
 
 
@@ -105,39 +107,49 @@ def _sized(op: Op, size: int) -> Problem:
     return make_problem(op, images=1, channels=(128, 128), size=(size, size), bias=False)
 
 
-def _long_call(engine: Engine, op: Op) -> tuple[Any, Any]:
-    """Return a plan, and operands for which it takes a while."""
+def _long_call(engine: Engine, op: Op) -> tuple[Any, Any, int]:
+    """Return a plan, operands for which it takes a while, and how many calls take as long as is wanted."""
     for size in (12, 24, 48, 96, 192, 384):
         problem = _sized(op, size)
         plan, drawn = engine.plan(problem), random_operands(problem)
         plan(*drawn)
         start = time.perf_counter()
         plan(*drawn)
-        if time.perf_counter() - start > _LONG:
+        duration = time.perf_counter() - start
+        if duration > _LONG:
             break
-    return plan, drawn
+    return plan, drawn, math.ceil(_LONG / duration)
 
 
-def _watched(engine: Engine, plan: Any, drawn: Any) -> tuple[float, float]:
-    """Return how long a call took, and for how long of it another thread did not get to run."""
+def _watched(engine: Engine, plan: Any, drawn: Any, repeats: int) -> tuple[float, float]:
+    """Return how long some calls took, and for how long of it another thread did not get to run.
+
+    Between two calls Python does not switch threads: only the calls themselves can let the other one run.
+    """
     ticks: list[float] = []
     done = threading.Event()
 
     def tick() -> None:
         while not done.is_set():
             ticks.append(time.perf_counter())
-            time.sleep(0.0001)  # a gradient of the bias takes two milliseconds
+            time.sleep(0.001)
 
     watcher = threading.Thread(target=tick)
     watcher.start()
     while not ticks:
         time.sleep(0.001)
-    start = time.perf_counter()
-    plan(*drawn)
-    engine.backend.synchronize()
-    end = time.perf_counter()
-    done.set()
-    watcher.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    try:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            plan(*drawn)
+        engine.backend.synchronize()
+        end = time.perf_counter()
+    finally:
+        sys.setswitchinterval(interval)
+        done.set()
+        watcher.join()
     times = [start, *(moment for moment in ticks if start < moment < end), end]
     return end - start, max(np.diff(times))
 

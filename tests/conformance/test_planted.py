@@ -53,7 +53,7 @@ FAULTS = {
     "random": (CONDUCT, "test_deterministic", "not deterministic: forward gives other bits when called again"),
     "reusing": (CONDUCT, "test_deterministic", "two results of forward share memory"),
     "racing": (CONDUCT, "test_many_threads", "not safe in threads: other results when 8 threads compute at once"),
-    "gilholder": (CONDUCT, "test_gil", "holds the GIL: in a call of forward that took"),
+    "gilholder": (CONDUCT, "test_gil", "holds the GIL: in calls of forward that took"),
     "forkless": (CONDUCT, "test_fork", "does not survive fork(): RuntimeError: the worker threads are gone"),
     "leaky": (MEMORY, "test_growth", "leaks memory: forward on numpy.ndarray takes more in every 250 calls"),
     "hostcopier": (MEMORY, "test_no_host_copies", "copies through the host: forward on "),
