@@ -301,7 +301,7 @@ class TestFirstCalls:
     Of this thread's own time: what others do on this machine meanwhile is left out, and so is the arithmetic.
     """
 
-    SHAPES = tuple((16 + i % 3, 20 + i, 21 + 2 * i) for i in range(30))
+    SHAPES = tuple((16 + i % 3, 20 + i, 21 + 2 * i) for i in range(50))
 
     def first_and_second(self, backend, shape):
         channels, height, width = shape
@@ -315,7 +315,7 @@ class TestFirstCalls:
             convcore.conv2d(x, weight, padding=1, backend="opencl")
             seconds.append(time.thread_time() - start)
             backend.synchronize()
-        return seconds[0] - seconds[1]
+        return seconds
 
     def test_the_first_call_costs_under_a_millisecond_more_than_the_second(self, backend):
         from convcore_opencl import program
@@ -323,9 +323,10 @@ class TestFirstCalls:
         for shape in self.SHAPES[:10]:  # the specialisations there are
             self.first_and_second(backend, shape)
         built = len(program.programs._programs)
-        more = [self.first_and_second(backend, shape) for shape in self.SHAPES[10:]]
+        seconds = [self.first_and_second(backend, shape) for shape in self.SHAPES[10:]]
         assert len(program.programs._programs) == built
-        assert np.quantile(more, 0.1) < 1e-3  # a busy machine slows all of them
+        first, second = np.quantile(seconds, 0.1, axis=0)  # a busy machine slows many of them
+        assert first - second < 1e-3
 
 
 class TestBinaries:
