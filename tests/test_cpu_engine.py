@@ -215,6 +215,12 @@ class TestPrograms:
         problem = make_problem("grad_bias", algorithm="winograd")
         assert CPUBackend().supports(problem) == "it has no algorithm 'winograd' for grad_bias; it has 'direct'"
 
+    @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight", "grad_bias", "max_pool", "max_pool_grad"])
+    @pytest.mark.parametrize("algorithm", [None, "direct", "fft"])
+    def test_an_unknown_dtype_is_refused_by_name(self, op, algorithm):
+        problem = make_problem(op, dtypes=("float16",) * 2, algorithm=algorithm)
+        assert CPUBackend().supports(problem) == "it does not know float16"
+
     def test_the_dot_algorithm_refuses_complex_numbers(self):
         problem = make_problem("grad_weight", dtypes=("complex64",) * 2, algorithm="dot")
         assert CPUBackend().supports(problem) == "its algorithm 'dot' does not know complex numbers"

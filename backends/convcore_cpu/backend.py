@@ -37,7 +37,7 @@ class CPUBackend(Backend):
         return [Device(0, f"host processor ({ISAS[-1]})", "cpu", {"isas": ISAS, "model": str(rates)})]
 
     def supports(self, problem: Problem) -> bool | str:
-        """Return True, or why not: an unknown algorithm, or more workspace than allowed."""
+        """Return True, or why not: an unknown dtype or algorithm, or more workspace than allowed."""
         try:
             isa = _isa()
             program = _program(problem, isa, _thread_limit(), _rates(problem, isa))

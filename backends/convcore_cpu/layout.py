@@ -18,7 +18,19 @@ import numpy as np
 from convcore.spi import Problem
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.geometry import PlaneAxis, Tap, forward_axis
-from convcore_cpu.program import BIAS, BUILT_IN, FIRST, SECOND, WORKSPACE, Cost, Program, Rates, Stages, Step
+from convcore_cpu.program import (
+    BIAS,
+    BUILT_IN,
+    FIRST,
+    SECOND,
+    WORKSPACE,
+    Cost,
+    Program,
+    Rates,
+    Stages,
+    Step,
+    UnsupportedError,
+)
 
 #: Work below this is done before a second thread is awake (seconds).
 WORTH_A_THREAD = 50e-6
@@ -48,6 +60,14 @@ _SOURCES = {
 }
 _TYPES = {"f4": "f32", "c8": "f32", "f8": "f64", "c16": "f64", "i8": "i64"}
 _NUMPY = {"f32": np.float32, "f64": np.float64, "i64": np.int64}
+
+
+def refuse_dtypes(problem: Problem) -> None:
+    """Raise :class:`UnsupportedError` for a dtype that nothing here reads, or computes in."""
+    for known, dtypes in ((_SOURCES, problem.dtypes), (_TYPES, (problem.result_dtype,))):
+        for dtype in dtypes:
+            if dtype.str[1:] not in known:
+                raise UnsupportedError(f"it does not know {dtype}")
 
 
 @dataclass(frozen=True)

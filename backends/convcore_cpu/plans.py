@@ -18,7 +18,7 @@ from convcore_cpu.dots import grad_weight_dot
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.fourier import OPS
 from convcore_cpu.grad_weight import grad_weight_direct
-from convcore_cpu.layout import Layout
+from convcore_cpu.layout import Layout, refuse_dtypes
 from convcore_cpu.panels import forward_panels, grad_input_panels
 from convcore_cpu.pool import max_pool
 from convcore_cpu.program import BUILT_IN, FIRST, Cost, Draft, Program, Rates, Step, UnsupportedError, finished
@@ -54,6 +54,7 @@ def make_program(
     UnsupportedError
         With the reason in words.
     """
+    refuse_dtypes(problem)
     names = [problem.algorithm] if problem.algorithm else candidates(problem.op)
     if problem.algorithm is not None and problem.algorithm not in ALGORITHMS[problem.op]:
         known = (*ALGORITHMS[problem.op], *(("fft",) if problem.op in OPS else ()))
