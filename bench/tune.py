@@ -56,13 +56,15 @@ def tune(
 
 def _device(backend: str, devices: Sequence[Any], wanted: str) -> tuple[str, str]:
     """Return the backend's name with the index of the device that is meant, and what that is called."""
+    from convcore.spi import NoDevice, find_device
+
     if not wanted:
         return backend, devices[0].name
-    found = [device for device in devices if wanted == str(device.index) or wanted.lower() in device.name.lower()]
-    if not found:
-        listed = ", ".join(f"{device.index} ({device.name})" for device in devices)
-        raise ValueError(f"--device: backend {backend!r} has no device {wanted!r}, there are: {listed}")
-    return f"{backend}:{found[0].index}", found[0].name
+    try:
+        found = find_device(devices, wanted, backend)
+    except NoDevice as error:
+        raise ValueError(f"--device: {error}") from None
+    return f"{backend}:{found.index}", found.name
 
 
 def _cases(

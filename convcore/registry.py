@@ -21,7 +21,7 @@ import pluggy
 from convcore import hookspecs
 from convcore.errors import BrokenBackend, NoDevice, UnknownBackend
 from convcore.normalise import did_you_mean
-from convcore.spi import Backend, BackendSpec, Device
+from convcore.spi import Backend, BackendSpec, Device, find_device
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -242,16 +242,15 @@ class Registry:
         Raises
         ------
         NoDevice
-            With the backend's reason and what to install.
+            With the backend's reason and what to install; or with the devices there are, if ``name`` asks for another.
         """
         base, _, device = name.partition(":")
         found = self.probe(name)
         if isinstance(found, str):
             hint = self.specs[base].install_hint
             raise NoDevice(f"backend {name!r} has no device: {found}" + (f"; {hint}" if hint else ""))
-        if device and device not in {str(known.index) for known in found}:
-            listed = ", ".join(f"{known.index} ({known.name})" for known in found)
-            raise NoDevice(f"backend {base!r} has no device {device!r}, there are: {listed}")
+        if device:
+            find_device(found, device, base)
         return found
 
     def describe(self) -> list[BackendInfo]:

@@ -50,6 +50,7 @@ __all__ = [
     "Step",
     "UnknownBackend",
     "UnsupportedProblem",
+    "find_device",
     "hookimpl",
 ]
 
@@ -103,12 +104,58 @@ class BackendSpec:
 
 @dataclass(frozen=True)
 class Device:
-    """A device a backend can run on; ``index`` is what follows the colon in "opencl:1"."""
+    """A device a backend can run on; "opencl:1" asks for it by ``index``, "opencl:radeon" by a part of its name.
+
+    ``detail`` has what else is known of it; under "platform", its driver's name, by which it may be asked for too.
+    """
 
     index: int
     name: str
     kind: str = "cpu"
     detail: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __str__(self) -> str:
+        return f"{self.index} ({', '.join(self._names())})"
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.name, self.detail.get("platform"))))
+
+
+def find_device(devices: Sequence[Device], wanted: str, backend: str) -> Device:
+    """Return the one device that a user means.
+
+    Parameters
+    ----------
+    devices : sequence of Device
+        Those there are.
+    wanted : str
+        What follows the colon in "name:device": digits are an index, all else is the name of a device or of its
+        platform, or a part of one of these, in capitals or not.  A whole name goes before parts.
+    backend : str
+        Whose devices they are, for the error.
+
+    Raises
+    ------
+    NoDevice
+        If none fits or several do, with a list of them.
+    """
+    word = wanted.casefold()
+
+    def fits(device: Device, part: bool) -> bool:
+        names = map(str.casefold, device._names())
+        return any(word in name for name in names) if part else word in names
+
+    if wanted.isdecimal():
+        found = [device for device in devices if device.index == int(wanted)]
+    else:
+        found = [one for one in devices if fits(one, part=False)] or [one for one in devices if fits(one, part=True)]
+    if len(found) == 1:
+        return found[0]
+    by_index = sorted(found or devices, key=lambda device: device.index)
+    listed = ", ".join(map(str, by_index))
+    if found:
+        raise NoDevice(f"backend {backend!r} has {len(found)} devices {wanted!r}, take one by its index: {listed}")
+    raise NoDevice(f"backend {backend!r} has no device {wanted!r}, there are: {listed}")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
+import convcore
 from convcore.problem import output_size
 from convcore.spi import DeviceLost, KernelBuildError, NoDevice, OutOfDeviceMemory, Problem
 
@@ -438,17 +439,82 @@ def test_a_device_is_chosen_by_index_name_or_variable(backend, monkeypatch):
     last = device.all_devices()[-1]
     index = len(device.all_devices()) - 1
     assert device.choose(str(index)) == last
-    assert last.name.lower() in device.choose(last.name.strip().upper()).name.lower()
     monkeypatch.setenv("CONVCORE_OPENCL_DEVICE", str(index))
     assert device.choose() == last
     assert device.choose("0") == device.all_devices()[0]
     monkeypatch.setenv("CONVCORE_OPENCL_DEVICE", "no such device")
-    there = ", ".join(f"{i} ({one.name.strip()})" for i, one in enumerate(device.all_devices()))
-    message = f"CONVCORE_OPENCL_DEVICE asks for device 'no such device', there are: {there}"
+    there = ", ".join(
+        f"{i} ({one.name.strip()}, {one.platform.name.strip()})" for i, one in enumerate(device.all_devices())
+    )
+    message = f"CONVCORE_OPENCL_DEVICE: backend 'opencl' has no device 'no such device', there are: {there}"
     assert OpenCLBackend().probe() == message
     with pytest.raises(NoDevice) as caught:
         device.choose("99")
-    assert str(caught.value) == f"'opencl:99' asks for device '99', there are: {there}"
+    assert str(caught.value) == f"backend 'opencl' has no device '99', there are: {there}"
+
+
+@pytest.fixture
+def two_cards(backend, monkeypatch):
+    """A machine whose devices are this one, thrice, by other names: who is asked for runs."""
+    cpu = device.all_devices()[0]
+
+    class Card:
+        def __init__(self, name, platform):
+            self.name, self.platform = name, type("Platform", (), {"name": platform})
+
+        def __getattr__(self, name):
+            return getattr(cpu, name)
+
+    cards = [Card("Radeon 780M ", "AMD Accelerated"), Card("Radeon 780", "rusticl"), Card("GeForce", "NVIDIA CUDA")]
+    monkeypatch.setattr(device, "_process", device._Process(devices=cards))
+    return cards
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [("1", 1), ("nvidia", 2), ("geFORCE", 2), ("RUSTI", 1), ("780m", 0), ("radeon 780", 1), ("Radeon 780M", 0)],
+)
+def test_a_part_of_a_name_means_one_device(two_cards, wanted, index):
+    assert device.choose(wanted) is two_cards[index]
+    assert next(one.index for one in OpenCLBackend(wanted).probe()) == index
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (
+            "mali",
+            "no device 'mali', there are: "
+            "0 (Radeon 780M, AMD Accelerated), 1 (Radeon 780, rusticl), 2 (GeForce, NVIDIA CUDA)",
+        ),
+        (
+            "780",  # digits are an index
+            "no device '780', there are: "
+            "0 (Radeon 780M, AMD Accelerated), 1 (Radeon 780, rusticl), 2 (GeForce, NVIDIA CUDA)",
+        ),
+        (
+            "radeon",
+            "2 devices 'radeon', take one by its index: 0 (Radeon 780M, AMD Accelerated), 1 (Radeon 780, rusticl)",
+        ),
+    ],
+)
+def test_a_name_of_no_device_or_of_several_is_refused_in_one_sentence(two_cards, wanted, said):
+    with pytest.raises(NoDevice) as caught:
+        convcore.plan("forward", (1, 1, 4, 4), (1, 1, 2, 2), backend=f"opencl:{wanted}")
+    assert str(caught.value) == f"backend 'opencl' has {said} (from call argument)"
+    with pytest.raises(NoDevice) as caught:
+        device.choose(wanted)
+    assert str(caught.value) == f"backend 'opencl' has {said}"
+
+
+def test_a_device_is_asked_for_by_a_part_of_its_platforms_name(backend):
+    p, platform = problem(), device.choose("0").platform.name.strip()
+    given = operands(p)
+    if len([one for one in device.all_devices() if one.platform.name.strip() == platform]) > 1:
+        pytest.skip(f"{platform} has several devices")
+    name = f"opencl:{platform.split()[0].upper()}"
+    assert_right(p, convcore.conv2d(*given[:2], backend=name), *given)
+    assert convcore.explain("conv2d", *given[:2], backend=name).chosen == name
 
 
 def test_pyopencl_ctx_is_honoured(backend, monkeypatch):

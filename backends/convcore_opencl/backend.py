@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,17 @@ class OpenCLBackend(Backend):
         except ImportError as error:
             return f"pyopencl cannot be imported: {error}"
         try:
+            there = devices.listed()
+        except NoDevice as error:
+            return str(error)
+        if self.device and not devices.fits(self.device):
+            return there  # the core says that none of them is meant
+        try:
             chosen = devices.choose(self.device)
         except NoDevice as error:
             return str(error)
-        numbered = sorted(enumerate(devices.all_devices()), key=lambda item: item[1] != chosen)
-        return [describe(index, device) for index, device in numbered]
+        first = devices.all_devices().index(chosen)
+        return sorted(there, key=lambda device: device.index != first)
 
     def supports(self, problem: Problem) -> bool | str:
         """Return True, or which limit of the device or of the kernels stands against the problem."""
@@ -102,17 +108,3 @@ class OpenCLBackend(Backend):
         from convcore_opencl import device as devices
 
         return devices.runtime(devices.choose(self.device))
-
-
-@lru_cache
-def describe(index: int, device: Any) -> Device:
-    """Put a pyopencl device into the core's words."""
-    from convcore_opencl.device import kind
-
-    detail = {
-        "platform": device.platform.name.strip(),
-        "driver": device.driver_version,
-        "compute_units": device.max_compute_units,
-        "memory_bytes": device.global_mem_size,
-    }
-    return Device(index, device.name.strip(), kind(device), detail)

@@ -19,7 +19,7 @@ import numpy as np
 import pyopencl as cl
 from pyopencl.tools import ImmediateAllocator, MemoryPool
 
-from convcore.spi import NoDevice, Problem
+from convcore.spi import Device, NoDevice, Problem, find_device
 from convcore_opencl import probe, program
 from convcore_opencl.plans import Traits, tables
 
@@ -187,6 +187,22 @@ def fingerprint(device: cl.Device) -> str:
     return " / ".join((device.name.strip(), *driver, f"kernels {program.sources()}"))
 
 
+def listed() -> list[Device]:
+    """Return all devices in the core's words."""
+    return [_described(index, device) for index, device in enumerate(all_devices())]
+
+
+@lru_cache
+def _described(index: int, device: cl.Device) -> Device:
+    detail = {
+        "platform": device.platform.name.strip(),
+        "driver": device.driver_version,
+        "compute_units": device.max_compute_units,
+        "memory_bytes": device.global_mem_size,
+    }
+    return Device(index, device.name.strip(), kind(device), detail)
+
+
 def all_devices() -> list[cl.Device]:
     """List every device of every platform, in the drivers' order; what follows "opencl:" counts along it.
 
@@ -227,14 +243,15 @@ def choose(wanted: str = "") -> cl.Device:
     Parameters
     ----------
     wanted : str
-        An index into :func:`all_devices` or a part of a name; if empty, the variable
-        ``CONVCORE_OPENCL_DEVICE`` says it, then ``PYOPENCL_CTX`` in PyOpenCL's own way,
-        then a GPU comes before an accelerator, and that before a CPU.
+        An index into :func:`all_devices`, or a part of the name of a device or of its
+        platform; if empty, the variable ``CONVCORE_OPENCL_DEVICE`` says it, then
+        ``PYOPENCL_CTX`` in PyOpenCL's own way, then a GPU comes before an accelerator,
+        and that before a CPU.
 
     Raises
     ------
     NoDevice
-        If no device fits, naming those there are, or if the one that does was lost in a fork.
+        If no device fits or several do, naming them, or if the one that does was lost in a fork.
     """
     device = _wanted(wanted, all_devices())
     _check_alive(device)
@@ -251,23 +268,24 @@ def _check_alive(device: cl.Device) -> None:
 
 def _wanted(wanted: str, devices: list[cl.Device]) -> cl.Device:
     if wanted:
-        return _find(devices, wanted, f"'opencl:{wanted}'")
+        return devices[find_device(listed(), wanted, "opencl").index]
     if os.environ.get(DEVICE_VARIABLE):
-        return _find(devices, os.environ[DEVICE_VARIABLE], DEVICE_VARIABLE)
+        try:
+            return devices[find_device(listed(), os.environ[DEVICE_VARIABLE], "opencl").index]
+        except NoDevice as error:
+            raise NoDevice(f"{DEVICE_VARIABLE}: {error}") from None
     if os.environ.get("PYOPENCL_CTX"):
         return _by_pyopencl()
     return min(devices, key=lambda device: _PREFERENCE.index(kind(device)))
 
 
-def _find(devices: list[cl.Device], wanted: str, asked_by: str) -> cl.Device:
-    if wanted.isdecimal():
-        found = devices[int(wanted) : int(wanted) + 1]
-    else:
-        found = [device for device in devices if wanted.lower() in device.name.lower()]
-    if not found:
-        there = ", ".join(f"{index} ({device.name.strip()})" for index, device in enumerate(devices))
-        raise NoDevice(f"{asked_by} asks for device {wanted!r}, there are: {there}")
-    return found[0]
+def fits(wanted: str) -> bool:
+    """Whether there is one device that a user may mean by an index or name."""
+    try:
+        find_device(listed(), wanted, "opencl")
+    except NoDevice:
+        return False
+    return True
 
 
 def _by_pyopencl() -> cl.Device:

@@ -17,6 +17,7 @@ import numpy as np
 import convcore
 from convcore.errors import ConvcoreError
 from convcore.registry import registry
+from convcore.spi import find_device
 from convcore.testing.engine import resolve
 from convcore.testing.problems import ALL_OPS
 from convcore.testing.record import Record
@@ -242,8 +243,8 @@ def _identity(asked_as: str) -> dict[str, Any]:
             "digest": digest(spec.factory),
         }
         found = registry().devices(name)
-        wanted = name.partition(":")[2]
-        used = next((known for known in found if wanted == str(known.index)), found[0])
+        base, _, wanted = name.partition(":")
+        used = find_device(found, wanted, base) if wanted else found[0]
         detail = {key: str(value) for key, value in used.detail.items()}
         device = {"name": used.name, "kind": used.kind, "driver": detail.get("driver", ""), "detail": detail}
     except (ConvcoreError, KeyError) as error:
