@@ -110,7 +110,7 @@ def sections() -> Iterator[tuple[str, str, int, Callable[[], object]]]:
 
 
 def _plans() -> Iterator[tuple[str, Any, Any]]:
-    """Yield a plan that runs each micro-kernel of a dtype people use, and the transforms of Winograd together."""
+    """Yield a plan that runs each micro-kernel of a dtype people use; some that work together are counted so, too."""
     from convcore_cpu.engine import MICRO_KERNELS, CPUPlan
     from convcore_cpu.plans import make_program
 
@@ -119,21 +119,35 @@ def _plans() -> Iterator[tuple[str, Any, Any]]:
     dtypes = {"f32": "float32", "f64": "float64"}
     one_channel = {"images": 1, "channels": (1, 1), "size": (160, 192), "kernel": (5, 5), "padding": ((2, 2), (2, 2))}
     layer = {"images": 1, "channels": (16, 24), "size": (16, 20), "kernel": (3, 3), "padding": ((1, 1), (1, 1))}
+    # With few channels on the other side it is copying that takes a good part of the instructions.
+    few = layer | {"channels": (32, 4), "size": (48, 64), "kernel": (1, 1)}
+    runs = {
+        "outer": ("forward", "direct", layer),
+        "panel": ("forward", "panels", layer),
+        "collect": ("forward", "panels", few),
+        "band": ("forward", "channels", few),
+        "turn": ("grad_weight", "direct", few | {"channels": (1, 32), "kernel": (3, 3)}),
+        "dot": ("grad_weight", "dot", one_channel),
+        "sliding": ("forward", "sliding", one_channel),
+    }
     rows = MICRO_KERNELS[ISA]
+    # One of each kind, so that the model has nothing to choose.
+    firsts = list({(row.dtype, row.algorithm): row for row in reversed(rows)}.values())
     for row in rows:
-        if row.algorithm not in ("outer", "dot", "sliding") or row.dtype not in dtypes:
+        if row.algorithm not in runs or row.dtype not in dtypes:
             continue
-        algorithm = "direct" if row.algorithm == "outer" else row.algorithm
-        op = "grad_weight" if algorithm == "dot" else "forward"
-        geometry = layer if algorithm == "direct" else one_channel
+        op, algorithm, geometry = runs[row.algorithm]
         problem = make_problem(op, **geometry, dtypes=(dtypes[row.dtype],) * 2, algorithm=algorithm)
-        others = [other for other in rows if other.algorithm != row.algorithm] if algorithm == "sliding" else []
+        others = [other for other in firsts if other.algorithm not in (row.algorithm, "outer", "dot")]
         yield row.name, CPUPlan(problem, make_program(problem, [row, *others], 1)), random_operands(problem)
-    for op in ("forward", "grad_input", "grad_weight"):
-        for m in (2, 4):
-            problem = make_problem(op, **layer, dtypes=("float32",) * 2, algorithm=f"winograd{m}")
-            program = make_program(problem, rows, 1)
-            yield f"f32_{op}_winograd{m}__{ISA}", CPUPlan(problem, program), random_operands(problem)
+    together = [
+        *(("f32", op, f"winograd{m}", rows) for op in ("forward", "grad_input", "grad_weight") for m in (2, 4)),
+        *((dtype, op, "channels", firsts) for dtype in dtypes for op in ("forward", "grad_input")),
+    ]
+    for dtype, op, algorithm, usable in together:
+        problem = make_problem(op, **layer, dtypes=(dtypes[dtype],) * 2, algorithm=algorithm)
+        program = make_program(problem, usable, 1)
+        yield f"{dtype}_{op}_{algorithm}__{ISA}", CPUPlan(problem, program), random_operands(problem)
 
 
 def _child(path: Path) -> None:

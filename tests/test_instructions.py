@@ -2,7 +2,8 @@
 
 import pytest
 from convcore_bench import instructions
-from convcore_bench.instructions import DISPATCH, KERNELS, MARGIN, OTHER_PYTHON
+from convcore_bench.instructions import DISPATCH, ISA, KERNELS, MARGIN, OTHER_PYTHON
+from convcore_cpu.engine import MICRO_KERNELS
 
 
 @pytest.fixture(scope="module")
@@ -14,6 +15,14 @@ def counts():
 
 def told(said, build):
     return f"for {build}:\n" + "\n".join(said) + "\nIf it is meant to be so: make counts, and commit bench/counts.json"
+
+
+def test_every_micro_kernel_of_a_dtype_people_use_is_counted():
+    """Those of Winograd are, together; integers are computed by the same code."""
+    if ISA not in MICRO_KERNELS:
+        pytest.skip(f"there is no {ISA} here, whose micro-kernels are the ones counted")
+    rows = {row.name for row in MICRO_KERNELS[ISA] if row.dtype != "i64" and not row.algorithm.startswith("winograd")}
+    assert rows <= {name for kind, name, _, _ in instructions.sections() if kind == KERNELS}
 
 
 def test_micro_kernels_take_no_more_instructions(counts):
