@@ -596,6 +596,19 @@ def test_a_driver_that_is_out_of_memory_is_quoted(usable_afterwards, backend, mo
     monkeypatch.undo()
 
 
+class Gone:
+    """The queue of a device that went away, which cannot even say what became of its commands."""
+
+    def __init__(self, queue):
+        self._queue = queue
+
+    def __getattr__(self, name):
+        return getattr(self._queue, name)
+
+    def finish(self):
+        raise driver_error(cl.RuntimeError, cl.status_code.OUT_OF_RESOURCES)
+
+
 @pytest.mark.parametrize("where", ["launch", "finish"])
 def test_a_lost_device_is_looked_for_anew(usable_afterwards, backend, monkeypatch, where):
     p, given, out = usable_afterwards
@@ -603,22 +616,13 @@ def test_a_lost_device_is_looked_for_anew(usable_afterwards, backend, monkeypatc
     plan(*given)
     before = device.runtime(device.choose())
 
-    class Gone:
-        """The queue of a device that went away, which cannot even say what became of its commands."""
-
-        def __getattr__(self, name):
-            return getattr(before.queue, name)
-
-        def finish(self):
-            raise driver_error(cl.RuntimeError, cl.status_code.OUT_OF_RESOURCES)
-
     def refuse(*_, **__):
         code = "DEVICE_NOT_AVAILABLE" if where == "launch" else "OUT_OF_RESOURCES"
         raise driver_error(cl.RuntimeError, getattr(cl.status_code, code))
 
     monkeypatch.setattr(cl, "enqueue_nd_range_kernel", refuse)
     if where == "finish":
-        monkeypatch.setattr(execute, "reporting", lambda plan, queue: failures.reporting(plan, Gone()))
+        monkeypatch.setattr(execute, "reporting", lambda plan, queue: failures.reporting(plan, Gone(queue)))
     with pytest.raises(DeviceLost) as caught:
         plan(*given, out)
     assert caught.value.device == before.device.name.strip()
@@ -631,6 +635,63 @@ def test_a_lost_device_is_looked_for_anew(usable_afterwards, backend, monkeypatc
     assert device.runtime(device.choose()).context != before.context
 
 
+def gone(*_, **__):
+    raise driver_error(cl.RuntimeError, cl.status_code.DEVICE_NOT_AVAILABLE)
+
+
+def test_after_a_loss_every_plan_has_new_kernels(backend, monkeypatch):
+    """Not only the plan that noticed it: others were called before as well, for the lost context."""
+    small, tiled = problem(), problem(image=(1, 16, 20, 20), kernel=(16, 3, 3), padding=((1, 1), (1, 1)))
+    on_device = replace(small, arrays=DEVICE_ARRAY)
+    cases = [(p, backend.plan(p), operands(p)) for p in (small, tiled)]
+    for _, plan, given in cases:
+        plan(*given)
+    resident = backend.plan(on_device)
+    resident(*map(backend.to_device, cases[0][2][:2]))
+    before = device.runtime(device.choose())
+    kernels = program.programs._of(before.queue).kernels
+    assert all(plan in kernels for plan in (*(plan for _, plan, _ in cases), resident))
+    with monkeypatch.context() as patched:
+        patched.setattr(cl, "enqueue_nd_range_kernel", gone)
+        with pytest.raises(DeviceLost):
+            cases[0][1](*cases[0][2])
+
+    launched = []
+    launch = cl.enqueue_nd_range_kernel
+
+    def noted(queue, kernel, *more, **others):
+        launched.append((queue.context, kernel.context))
+        return launch(queue, kernel, *more, **others)
+
+    monkeypatch.setattr(cl, "enqueue_nd_range_kernel", noted)
+    for p, plan, given in cases:
+        assert_right(p, plan(*given), *given)
+    fresh = [*map(backend.to_device, cases[0][2][:2])]
+    assert_right(small, backend.from_device(resident(*fresh)), *cases[0][2])
+    after = device.runtime(device.choose()).context
+    assert after != before.context
+    assert launched
+    assert set(launched) == {(after, after)}
+    assert all(context != before.context for context, _ in program.programs._built)
+
+
+@pytest.mark.parametrize("call", ["to_device", "from_device", "synchronize"])
+def test_a_loss_between_calls_is_noticed(usable_afterwards, backend, monkeypatch, call):
+    p, given, _ = usable_afterwards
+    before, array = device.runtime(device.choose()), backend.to_device(given[0])
+    monkeypatch.setattr(cla, "to_device", gone)
+    monkeypatch.setattr(type(array), "get", gone)
+    monkeypatch.setattr(
+        backend, "_runtime", lambda: replace(before, queue=Gone(before.queue)) if call == "synchronize" else before
+    )
+    arguments = {"to_device": given[:1], "from_device": [array], "synchronize": []}[call]
+    with pytest.raises(DeviceLost, match=f" was lost during {call}, and the arrays on it with it "):
+        getattr(backend, call)(*arguments)
+    monkeypatch.undo()
+    assert_right(p, backend.plan(p)(*given), *given)
+    assert device.runtime(device.choose()).context != before.context
+
+
 def test_a_kernel_that_does_not_build_leaves_nothing_behind(usable_afterwards, backend, monkeypatch):
     p, given, out = usable_afterwards
     plan = backend.plan(p)
@@ -638,7 +699,7 @@ def test_a_kernel_that_does_not_build_leaves_nothing_behind(usable_afterwards, b
     monkeypatch.setattr(program, "source", lambda file: "this is no kernel")
     with pytest.raises(KernelBuildError, match=r"rejected direct.cl built with "):
         plan(*given, out)
-    assert not plan._kernels
+    assert not program.programs._of(device.runtime(device.choose()).queue).kernels
     monkeypatch.undo()
     assert_right(p, plan(*given), *given)
 

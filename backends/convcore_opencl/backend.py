@@ -93,16 +93,27 @@ class OpenCLBackend(Backend):
         """
         import pyopencl.array as cla
 
+        from convcore_opencl.failures import noticing_loss
+
         runtime = self._runtime()
-        return cla.to_device(runtime.queue, np.ascontiguousarray(array), allocator=runtime.pool)
+        with noticing_loss("to_device", runtime.queue):
+            return cla.to_device(runtime.queue, np.ascontiguousarray(array), allocator=runtime.pool)
 
     def from_device(self, array: Any) -> np.ndarray[Any, Any]:
         """Copy a ``pyopencl.array.Array`` to a NumPy array, when all that writes it is done."""
-        return np.asarray(array.get(queue=array.queue or self._runtime().queue))
+        from convcore_opencl.failures import noticing_loss
+
+        queue = array.queue or self._runtime().queue
+        with noticing_loss("from_device", queue):
+            return np.asarray(array.get(queue=queue))
 
     def synchronize(self) -> None:
         """Wait until the device's own queue is empty."""
-        self._runtime().queue.finish()
+        from convcore_opencl.failures import noticing_loss
+
+        queue = self._runtime().queue
+        with noticing_loss("synchronize", queue):
+            queue.finish()
 
     def _runtime(self) -> Any:
         from convcore_opencl import device as devices

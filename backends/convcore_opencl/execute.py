@@ -42,7 +42,6 @@ class OpenCLPlan(Plan):
         self.workspace_bytes = recipe.workspace_bytes
         self.notes = "; ".join(note for note in (recipe.notes, f"on {device.name.strip()}") if note)
         self.recipe, self.device = recipe, device
-        self._kernels: dict[Any, list[program.PreparedKernel]] = {}
 
     def __call__(self, first: Any, second: Any = None, bias: Any = None, out: Any = None) -> Any:
         """Check the arrays, compute, and return the result as an array of their type.
@@ -110,12 +109,11 @@ class OpenCLPlan(Plan):
 
         Whatever may be refused, memory and kernels, is asked for before the first launch.
         """
-        key = queue.context, queue.device
-        if key not in self._kernels:
-            self._kernels[key] = prepare(self.recipe.launches, queue)
+        launches = self.recipe.launches
+        kernels = program.programs.kernels(self, queue, lambda: prepare(launches, queue))
         scratch = {name: Operand(allocate(queue, size)) for name, size in self.recipe.workspace.items()}
         operands = {**operands, **scratch, "nothing": Operand(None)}
-        return enqueue(self._kernels[key], self.recipe.launches, queue, operands, wait_for, account)
+        return enqueue(kernels, launches, queue, operands, wait_for, account)
 
 
 def allocate(queue: cl.CommandQueue, size: int) -> cl.MemoryObjectHolder:

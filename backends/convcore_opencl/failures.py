@@ -37,16 +37,9 @@ def reporting(plan: Plan, *queues: cl.CommandQueue) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        failed = _settle(queues)
         device, op = queues[0].device, plan.problem.op
+        _raise_if_lost(error, op, queues)
         name = device.name.strip()
-        if failed is not None or _code(error) in _GONE:
-            _forget(queues[0].context)
-            raise DeviceLost(
-                f"{name} was lost during {op}, and the arrays on it with it ({failed or error}); "
-                f"the next call makes a new context",
-                device=name,
-            ) from error
         if isinstance(error, cl.MemoryError) or _code(error) == _STATUS.INVALID_BUFFER_SIZE:
             runtime = devices.runtime_of(queues[0])
             if runtime is not None:
@@ -62,6 +55,36 @@ def reporting(plan: Plan, *queues: cl.CommandQueue) -> Iterator[None]:
                 largest_buffer=device.max_mem_alloc_size,
             ) from error
         raise
+
+
+@contextmanager
+def noticing_loss(during: str, queue: cl.CommandQueue) -> Iterator[None]:
+    """Say in words if the device is lost, where no plan is at work.
+
+    Raises
+    ------
+    DeviceLost
+        With the device.
+    """
+    try:
+        yield
+    except cl.Error as error:
+        _raise_if_lost(error, during, (queue,))
+        raise
+
+
+def _raise_if_lost(error: BaseException, during: str, queues: tuple[cl.CommandQueue, ...]) -> None:
+    """Wait until nothing runs any more; raise DeviceLost, all that was made for the device forgotten, if it is gone."""
+    failed = _settle(queues)
+    if failed is None and _code(error) not in _GONE:
+        return
+    name = queues[0].device.name.strip()
+    _forget(queues[0].context)
+    raise DeviceLost(
+        f"{name} was lost during {during}, and the arrays on it with it ({failed or error}); "
+        f"the next call makes a new context",
+        device=name,
+    ) from error
 
 
 def _settle(queues: tuple[cl.CommandQueue, ...]) -> cl.Error | None:

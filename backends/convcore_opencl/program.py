@@ -11,10 +11,11 @@ import hashlib
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import resources
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyopencl as cl
@@ -52,12 +53,24 @@ class PreparedKernel:
             return cl.enqueue_nd_range_kernel(queue, self._kernel, sizes[:1], sizes[1:], wait_for=list(wait_for))
 
 
-class Programs:
-    """The programs built in this process, by context, device, file and options."""
+class _Built:
+    """What was built for one context and device: programs by file and options, and the kernels of each plan."""
 
     def __init__(self) -> None:
-        self._programs: dict[tuple[Any, ...], cl.Program] = {}
+        self.programs: dict[tuple[str, tuple[str, ...]], cl.Program] = {}
+        self.kernels: WeakKeyDictionary[Any, list[PreparedKernel]] = WeakKeyDictionary()
+
+
+class Programs:
+    """All that was built in this process, by context and device, so that it is forgotten with these."""
+
+    def __init__(self) -> None:
+        self._built: dict[tuple[cl.Context, cl.Device], _Built] = {}
         self._building = threading.Lock()
+
+    def _of(self, queue: cl.CommandQueue) -> _Built:
+        key = queue.context, queue.device
+        return self._built.get(key) or self._built.setdefault(key, _Built())
 
     def program(self, queue: cl.CommandQueue, file: str, options: tuple[str, ...]) -> cl.Program:
         """Return a program for a queue's device, building it the first time.
@@ -67,17 +80,25 @@ class Programs:
         KernelBuildError
             If the device's compiler rejects it.
         """
-        key = queue.context, queue.device, file, options
-        if key not in self._programs:
+        programs, key = self._of(queue).programs, (file, options)
+        if key not in programs:
             with self._building:
-                if key not in self._programs:
-                    self._programs[key] = build(queue.context, queue.device, file, options)
-        return self._programs[key]
+                if key not in programs:
+                    programs[key] = build(queue.context, queue.device, file, options)
+        return programs[key]
+
+    def kernels(
+        self, plan: Any, queue: cl.CommandQueue, prepare: Callable[[], list[PreparedKernel]]
+    ) -> list[PreparedKernel]:
+        """Return the kernels of a plan for a queue's device, which ``prepare`` makes the first time."""
+        kernels = self._of(queue).kernels
+        found = kernels.get(plan)
+        return kernels.setdefault(plan, prepare()) if found is None else found
 
     def forget(self, context: cl.Context) -> None:
-        """Drop the programs of a context that is of no use any more."""
-        with self._building:
-            self._programs = {key: built for key, built in self._programs.items() if key[0] != context}
+        """Drop the programs and kernels of a context that is of no use any more."""
+        for key in [key for key in list(self._built) if key[0] == context]:
+            self._built.pop(key, None)
 
 
 programs = Programs()
