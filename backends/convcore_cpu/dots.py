@@ -13,8 +13,9 @@ from convcore_cpu.layout import FAST_BAND_BYTES, TASKS, Layout, Planes
 from convcore_cpu.program import FIRST, OUT, SECOND, WORKSPACE, Draft, Step, UnsupportedError
 from convcore_cpu.tiles import padded
 
-#: What is read again and again from more than the first-level cache takes more than twice as long (bytes).
-FIRST_CACHE_BYTES = 64 << 10
+#: What is read again and again from more than the first-level cache takes so many times as long (bytes), and longer
+#: where the rows of a tile are lines of as many channels.
+FIRST_CACHE_BYTES, FAR, FAR_APART = 64 << 10, 2.7, 4.3
 #: Columns of a chunk that are tried where a whole line is longer.
 CHUNK_COLUMNS = (512, 128)
 #: What a chunk costs besides: its band's start, and the call (cycles).
@@ -184,7 +185,7 @@ def _tile_cycles(layout: Layout, kernel: MicroKernel, lines: int, columns: int) 
     loads = (0.95 if kernel.isa == "avx512" else 0.6) * kernel.rows + 0.5 * vectors
     # All rows go past some channels of grad_out before the next ones come.
     if (layout.c_per_group + vectors) * lines * columns * layout.itemsize > FIRST_CACHE_BYTES:
-        loads *= 2.7
+        loads *= FAR if layout.taps > 1 else FAR_APART
     step = max(0.5 * kernel.rows * vectors, loads, 2.0)
     # Without masks the last vector of a line is loaded lane by lane.
     last = 8.0 * (kernel.rows + vectors) if kernel.isa == "baseline" and columns % kernel.lanes else 2.0

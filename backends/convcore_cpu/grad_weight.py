@@ -26,13 +26,24 @@ WHOLE_BATCH_BYTES = 16 << 20
 TABLE_PIXELS = 1024
 #: Tasks below which the pixels are summed in parts.
 FEW_TASKS = 8
+#: Where panels do not stay in a cache the pixels are summed in more parts: so many, together so large (bytes).
+MOST_PARTS, PART_BYTES = 16, 4 << 20
+#: What the cycles of the model are worth then.
+IN_PARTS = 0.7
 # Lanes a task of kernels/reduce.h takes.
 REDUCED_LANES = 16
 
 
-def _parts(tasks: int, units: int) -> int:
-    """Return in how many parts the pixels are summed: a matter of the problem, never of the threads."""
-    return max(1, min(-(-FEW_TASKS // tasks), units))
+def _shares(blocks: int, groups: int, units: int, most_parts: int) -> tuple[int, int]:
+    """Return in how many parts the pixels are summed, and how many blocks of rows a task takes.
+
+    A matter of the problem, never of the threads.  ``most_parts`` is how many there may be where each of them is to be
+    read from memory once, for all rows.
+    """
+    parts = min(units, most_parts, MOST_PARTS)
+    if parts * groups >= FEW_TASKS:
+        return parts, blocks
+    return max(1, min(-(-FEW_TASKS // (groups * blocks)), units)), max(1, blocks * groups // TASKS)
 
 
 @dataclass(frozen=True)
@@ -91,11 +102,16 @@ def grad_weight_direct(layout: Layout) -> Draft:
     rows = roles.row_channels * layout.taps
     kernel, cycles = panel_kernel(layout.micro_kernels, rows, roles.lane_channels * layout.halves)
     cycles *= layout.images * layout.groups * layout.out_height * layout.out_width * layout.halves
-    yield layout.cost(cycles)
     lanes = Lanes.of(layout, roles.lane_channels, kernel.columns)
+    complete = layout.halves == 1 and layout.images * lanes.panel * layout.itemsize <= PANEL_BYTES
+    padded_rows, padded_lanes = -(-rows // kernel.rows) * kernel.rows, lanes.panels * lanes.columns
+    out_group = padded_rows * padded_lanes
+    out_part = layout.groups * out_group
+    most_parts = 0 if complete else PART_BYTES // max(1, out_part * layout.itemsize)
+    if most_parts * layout.groups >= FEW_TASKS:
+        cycles *= IN_PARTS
+    yield layout.cost(cycles)
     whole_images = layout.out_height * layout.out_width <= TABLE_PIXELS
-    panel_bytes = layout.images * lanes.panel * layout.itemsize
-    complete = layout.halves == 1 and panel_bytes <= PANEL_BYTES
 
     channels = layout.groups * roles.row_channels
     x = layout.in_place(roles.rows_of, lines, columns) or layout.packed(channels, lines, columns)
@@ -109,13 +125,9 @@ def grad_weight_direct(layout: Layout) -> Draft:
     channel_rows = np.arange(roles.row_channels)[:, None] * layout.halves * x.channel
     a_row = padded((channel_rows + x.taps(line_taps, column_taps)).ravel(), kernel.rows)
     blocks = len(a_row) // kernel.rows
-    blocks_per_task = max(1, blocks * layout.groups // TASKS)
-    row_tasks = -(-blocks // blocks_per_task)
-    parts = _parts(layout.groups * blocks, layout.batch * layout.out_height)
+    parts, blocks_per_task = _shares(blocks, layout.groups, layout.batch * layout.out_height, most_parts)
+    row_tasks = -(-blocks // max(1, blocks_per_task))
     complete = complete and one_batch and parts == 1
-    padded_lanes = lanes.panels * lanes.columns
-    out_group = len(a_row) * padded_lanes
-    out_part = layout.groups * out_group
     out_offset = 0 if complete else layout.reserve(parts * out_part)
     sizes = {
         "a_buffer": x.buffer,
@@ -152,7 +164,7 @@ def grad_weight_direct(layout: Layout) -> Draft:
         "out_row": np.arange(len(a_row)) * (kernel.columns if complete else padded_lanes),
     }
     tasks = parts * layout.groups * row_tasks
-    clear = () if one_batch else (layout.clear(out_offset, parts * layout.groups * len(a_row), padded_lanes),)
+    clear = () if one_batch else (layout.clear(out_offset, parts * layout.groups * padded_rows, padded_lanes),)
     accumulate = Step(f"accumulate_{layout.type}", tasks, sizes, False, kernel.name, tables)
     steps = {"src_row": padded_lanes, "src_lane": 1} if roles.turned else {"src_row": 1, "src_lane": padded_lanes}
     reduce = sum_parts(
