@@ -206,6 +206,25 @@ class TestPrograms:
             operands = random_operands(problem)
             assert_within(CPUPlan(problem, make_program(problem, all_rows()))(*operands), problem, *operands)
 
+    @pytest.mark.parametrize(
+        "geometry",
+        [
+            {"channels": (20, 40), "kernel": (1, 1)},  # lanes of x
+            {"channels": (40, 20), "kernel": (1, 1)},  # lanes of grad_out
+            {"channels": (6, 8), "groups": 2, "padding": ((1, 1), (2, 0))},
+            {"channels": (3, 5), "dtypes": ("complex64",) * 2},
+            {"channels": (20, 40), "kernel": (1, 1), "dtypes": ("float64",) * 2},
+        ],
+    )
+    def test_grad_weight_reads_panels_too_large_for_a_cache_once_for_all_rows(self, geometry, monkeypatch):
+        monkeypatch.setattr("convcore_cpu.grad_weight.PANEL_BYTES", 20_000)
+        problem = make_problem("grad_weight", images=3, size=(23, 21), algorithm="direct", **geometry)
+        program = make_program(problem, all_rows())
+        (accumulate,) = program.each[-1]
+        assert (accumulate.sizes["parts"], accumulate.sizes["row_tasks"]) == (16, 1)
+        operands = random_operands(problem)
+        assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
+
     @pytest.mark.parametrize("name", ["plain", "1x1"])
     def test_an_operand_that_needs_no_padding_is_not_copied(self, name):
         problem = make_problem("forward", **GEOMETRIES[name] | {"size": (9, 64)})

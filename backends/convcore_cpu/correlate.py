@@ -220,7 +220,14 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
         @cache
         def of_pixels(pixels: int) -> tuple[float, MicroKernel | None]:
             rows = len(direction.rows)
-            return outer_kernel(layout.micro_kernels, rows, pixels, fits=fits, a_stride=direction.weight_row)
+            return outer_kernel(
+                layout.micro_kernels,
+                rows,
+                pixels,
+                fits=fits,
+                a_stride=direction.weight_row,
+                a_terms=(group_channels(layout, direction), direction.weight_term),
+            )
 
         found, cycles = [], 0.0
         for gather in direction.gathers:
