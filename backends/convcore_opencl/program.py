@@ -95,6 +95,11 @@ class Programs:
         found = kernels.get(plan)
         return kernels.setdefault(plan, prepare()) if found is None else found
 
+    @property
+    def count(self) -> int:
+        """How many programs there are."""
+        return sum(len(built.programs) for built in list(self._built.values()))
+
     def forget(self, context: cl.Context) -> None:
         """Drop the programs and kernels of a context that is of no use any more."""
         for key in [key for key in list(self._built) if key[0] == context]:
