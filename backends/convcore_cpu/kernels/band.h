@@ -27,6 +27,24 @@ static inline __attribute__((always_inline)) void NAMED(copy_elements)(TYPE *to,
     }
 }
 
+/* Elements in turns: the first, third, ... to one line, the others to another; both as copy_elements. */
+static inline __attribute__((always_inline)) void NAMED(split_elements)(TYPE *first, TYPE *second, const TYPE *from,
+                                                                        index_t count) {
+    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
+    for (; count > 0; count -= 2 * LANES, from += 2 * LANES, first += LANES, second += LANES) {
+        NAMED(vector) low, high;
+        if (count >= 2 * LANES) {
+            low = *(const NAMED(vector) *)from;
+            high = *(const NAMED(vector) *)(from + LANES);
+        } else {
+            low = NAMED(load_lanes)(from, count);
+            high = count > LANES ? NAMED(load_lanes)(from + LANES, count - LANES) : low;
+        }
+        *(NAMED(vector) *)first = NAMED(every)(low, high, 0);
+        *(NAMED(vector) *)second = NAMED(every)(low, high, 1);
+    }
+}
+
 /* As copy_elements. */
 static inline void NAMED(fill_positions)(TYPE *to, index_t first, index_t last, TYPE fill) {
     enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
@@ -51,30 +69,70 @@ static inline void NAMED(fill_line)(TYPE *to, const TYPE *from, const NAMED(band
     for (index_t j = hi; j < columns->count; j++) to[j] = from[columns->of[j]];
 }
 
+static NAMED(band_columns) NAMED(columns_of)(const band *s, index_t phase, index_t first_column, index_t band_columns) {
+    const axis across = s->columns[phase];
+    const index_t left = across.size - first_column, count = left < band_columns ? left : band_columns;
+    const index_t before = across.lo - first_column, end = across.hi - first_column;
+    const index_t lo = before < 0 ? 0 : before < count ? before : count;
+    return (NAMED(band_columns)){count,
+                                 lo,
+                                 end < lo      ? lo
+                                 : end < count ? end
+                                               : count,
+                                 across.base + first_column * across.step,
+                                 across.step,
+                                 s->column_of ? s->column_of + phase * across.size + first_column : NULL};
+}
+
+/* Which of two phases has the first of elements that are theirs in turns; -1 if they are not. */
+static int NAMED(first_in_turns)(const NAMED(band_columns) * phases) {
+    if (phases[0].of || phases[0].step != 2) return -1;
+    const index_t starts[] = {phases[0].base + 2 * phases[0].lo, phases[1].base + 2 * phases[1].lo};
+    const int first = starts[1] < starts[0];
+    const index_t more = phases[first].hi - phases[first].lo - (phases[!first].hi - phases[!first].lo);
+    return starts[!first] == starts[first] + 1 && (more == 0 || more == 1) ? first : -1;
+}
+
+/* A line of two phases whose elements are in turns. */
+static inline void NAMED(fill_in_turns)(TYPE *const to[2], const TYPE *from, const NAMED(band_columns) * phases,
+                                        int first, TYPE fill) {
+    const NAMED(band_columns) *one = phases + first, *other = phases + !first;
+    for (int v = 0; v < 2; v++) NAMED(fill_positions)(to[v], 0, phases[v].lo, fill);
+    NAMED(split_elements)(to[first] + one->lo, to[!first] + other->lo, from + one->base + 2 * one->lo,
+                          one->hi - one->lo + other->hi - other->lo);
+    for (int v = 0; v < 2; v++) NAMED(fill_positions)(to[v], phases[v].hi, phases[v].count, fill);
+}
+
 static void NAMED(fill_band)(const band *s, const TYPE *x, index_t channels, index_t first_line, index_t first_column,
                              index_t band_lines, index_t band_columns, TYPE *band) {
     const band_sizes *z = &s->sizes;
     const TYPE fill = *(const TYPE *)s->fill;
-    for (index_t phase = 0; phase < z->line_phases * z->column_phases; phase++) {
-        const index_t v = z->line_phases == 1 ? phase : phase / z->line_phases, u = phase - v * z->line_phases;
-        const axis lines = s->lines[u], across = s->columns[v];
-        const index_t last = lines.size < first_line + band_lines ? lines.size : first_line + band_lines;
-        const index_t left = across.size - first_column, count = left < band_columns ? left : band_columns;
-        const index_t before = across.lo - first_column, end = across.hi - first_column;
-        const index_t lo = before < 0 ? 0 : before < count ? before : count;
-        const index_t hi = end < lo ? lo : end < count ? end : count;
-        const index_t *const line_of = s->line_of ? s->line_of + u * lines.size : NULL;
-        const NAMED(band_columns)
-            columns = {count,       lo,
-                       hi,          across.base + first_column * across.step,
-                       across.step, s->column_of ? s->column_of + v * across.size + first_column : NULL};
-        for (index_t c = 0; c < channels; c++) {
-            const TYPE *from = x + c * z->x_channel;
-            TYPE *to = band + c * z->channel + phase * z->phase;
-            for (index_t i = first_line; i < last; i++, to += z->pitch) {
-                const int outside = i < lines.lo || i >= lines.hi;
-                if (outside && !line_of) NAMED(fill_positions)(to, 0, count, fill);
-                else NAMED(fill_line)(to, from + (outside ? line_of[i] : lines.base + i * lines.step), &columns, fill);
+    for (index_t v = 0, at_once; v < z->column_phases; v += at_once) {
+        NAMED(band_columns) columns[2];
+        at_once = z->column_phases == 2 ? 2 : 1;
+        for (index_t k = 0; k < at_once; k++) columns[k] = NAMED(columns_of)(s, v + k, first_column, band_columns);
+        const int first = at_once == 2 ? NAMED(first_in_turns)(columns) : -1;
+        const index_t other = z->line_phases * z->phase;
+        for (index_t u = 0; u < z->line_phases; u++) {
+            const axis lines = s->lines[u];
+            const index_t last = lines.size < first_line + band_lines ? lines.size : first_line + band_lines;
+            const index_t *const line_of = s->line_of ? s->line_of + u * lines.size : NULL;
+            for (index_t c = 0; c < channels; c++) {
+                const TYPE *from = x + c * z->x_channel;
+                TYPE *to = band + c * z->channel + (v * z->line_phases + u) * z->phase;
+                for (index_t i = first_line; i < last; i++, to += z->pitch) {
+                    TYPE *const both[] = {to, to + other};
+                    const int outside = i < lines.lo || i >= lines.hi;
+                    const TYPE *const line = from + (outside && line_of ? line_of[i] : lines.base + i * lines.step);
+                    if (first >= 0 && !outside) {
+                        NAMED(fill_in_turns)(both, line, columns, first, fill);
+                        continue;
+                    }
+                    for (index_t k = 0; k < at_once; k++) {
+                        if (outside && !line_of) NAMED(fill_positions)(both[k], 0, columns[k].count, fill);
+                        else NAMED(fill_line)(both[k], line, columns + k, fill);
+                    }
+                }
             }
         }
     }
