@@ -103,38 +103,47 @@ static inline void NAMED(fill_in_turns)(TYPE *const to[2], const TYPE *from, con
     for (int v = 0; v < 2; v++) NAMED(fill_positions)(to[v], phases[v].hi, phases[v].count, fill);
 }
 
-static void NAMED(fill_band)(const band *s, const TYPE *x, index_t channels, index_t first_line, index_t first_column,
-                             index_t band_lines, index_t band_columns, TYPE *band) {
+/* The lines of one or both column phases from `phase` on. */
+static inline __attribute__((always_inline)) void
+NAMED(fill_phases)(const int at_once, const band *s, const TYPE *x, index_t channels, index_t phase, index_t first_line,
+                   index_t first_column, index_t band_lines, index_t band_columns, TYPE *band) {
     const band_sizes *z = &s->sizes;
     const TYPE fill = *(const TYPE *)s->fill;
-    for (index_t v = 0, at_once; v < z->column_phases; v += at_once) {
-        NAMED(band_columns) columns[2];
-        at_once = z->column_phases == 2 ? 2 : 1;
-        for (index_t k = 0; k < at_once; k++) columns[k] = NAMED(columns_of)(s, v + k, first_column, band_columns);
-        const int first = at_once == 2 ? NAMED(first_in_turns)(columns) : -1;
-        const index_t other = z->line_phases * z->phase;
-        for (index_t u = 0; u < z->line_phases; u++) {
-            const axis lines = s->lines[u];
-            const index_t last = lines.size < first_line + band_lines ? lines.size : first_line + band_lines;
-            const index_t *const line_of = s->line_of ? s->line_of + u * lines.size : NULL;
-            for (index_t c = 0; c < channels; c++) {
-                const TYPE *from = x + c * z->x_channel;
-                TYPE *to = band + c * z->channel + (v * z->line_phases + u) * z->phase;
-                for (index_t i = first_line; i < last; i++, to += z->pitch) {
-                    TYPE *const both[] = {to, to + other};
-                    const int outside = i < lines.lo || i >= lines.hi;
-                    const TYPE *const line = from + (outside && line_of ? line_of[i] : lines.base + i * lines.step);
-                    if (first >= 0 && !outside) {
-                        NAMED(fill_in_turns)(both, line, columns, first, fill);
-                        continue;
-                    }
-                    for (index_t k = 0; k < at_once; k++) {
-                        if (outside && !line_of) NAMED(fill_positions)(both[k], 0, columns[k].count, fill);
-                        else NAMED(fill_line)(both[k], line, columns + k, fill);
-                    }
+    NAMED(band_columns) columns[2];
+    for (int k = 0; k < at_once; k++) columns[k] = NAMED(columns_of)(s, phase + k, first_column, band_columns);
+    const int first = at_once == 2 ? NAMED(first_in_turns)(columns) : -1;
+    for (index_t u = 0; u < z->line_phases; u++) {
+        const axis lines = s->lines[u];
+        const index_t last = lines.size < first_line + band_lines ? lines.size : first_line + band_lines;
+        const index_t *const line_of = s->line_of ? s->line_of + u * lines.size : NULL;
+        for (index_t c = 0; c < channels; c++) {
+            const TYPE *from = x + c * z->x_channel;
+            TYPE *to = band + c * z->channel + (phase * z->line_phases + u) * z->phase;
+            for (index_t i = first_line; i < last; i++, to += z->pitch) {
+                TYPE *const both[] = {to, to + z->line_phases * z->phase};
+                const int outside = i < lines.lo || i >= lines.hi;
+                const TYPE *const line = from + (outside && line_of ? line_of[i] : lines.base + i * lines.step);
+                if (first >= 0 && !outside) {
+                    NAMED(fill_in_turns)(both, line, columns, first, fill);
+                    continue;
+                }
+                for (int k = 0; k < at_once; k++) {
+                    if (outside && !line_of) NAMED(fill_positions)(both[k], 0, columns[k].count, fill);
+                    else NAMED(fill_line)(both[k], line, columns + k, fill);
                 }
             }
         }
+    }
+}
+
+static void NAMED(fill_band)(const band *s, const TYPE *x, index_t channels, index_t first_line, index_t first_column,
+                             index_t band_lines, index_t band_columns, TYPE *band) {
+    if (s->sizes.column_phases == 2) {
+        NAMED(fill_phases)(2, s, x, channels, 0, first_line, first_column, band_lines, band_columns, band);
+        return;
+    }
+    for (index_t phase = 0; phase < s->sizes.column_phases; phase++) {
+        NAMED(fill_phases)(1, s, x, channels, phase, first_line, first_column, band_lines, band_columns, band);
     }
 }
 
