@@ -425,6 +425,23 @@ def test_arrays_without_a_queue_use_the_backends_own(backend):
     assert_right(problem(), backend.from_device(result), x.get(), w.get())
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "op"),
+    [
+        ("strip", "forward"),
+        ("strip", "grad_input"),
+        ("panel", "forward"),
+        ("panel", "grad_input"),
+        ("panel", "grad_weight"),
+    ],
+)
+@pytest.mark.parametrize("channels", [12, 13, 17])
+def test_a_last_tile_that_begins_earlier_writes_only_its_own_rows(backend, algorithm, op, channels):
+    p = problem(op, image=(1, channels, 5, 7), kernel=(channels, 3, 3), padding=((1, 1), (1, 1)), algorithm=algorithm)
+    given = operands(p)
+    assert_right(p, backend.plan(p)(*given), *given)
+
+
 # ---------------------------------------------------------------- devices and failures
 
 

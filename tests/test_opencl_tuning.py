@@ -119,11 +119,11 @@ def test_a_device_that_no_table_knows_is_treated_as_without_tables():
 
 
 def test_measured_rates_choose_among_tiles():
-    layer = Problem("forward", (1, 256, 14, 14), (256, 256, 3, 3), (1, 256, 14, 14), padding=((1, 1), (1, 1)))
+    layer = Problem("forward", (1, 96, 112, 112), (24, 96, 1, 1), (1, 24, 112, 112))
     device = replace(CPU, vector_bytes=64, platform="Portable Computing Language")
     tabled = replace(device, **tables.lookup(device).traits)
-    assert recipe(layer, device).notes.startswith("tile of 12 rows x 32 columns")
-    assert recipe(layer, tabled).notes.startswith("tile of 8 rows x 48 columns")
+    assert recipe(layer, device).notes.startswith("tile of 6 rows x 64 columns")
+    assert recipe(layer, tabled).notes.startswith("tile of 12 rows x 32 columns")
     assert by_tables(layer, tabled).notes.endswith("; model with the numbers of tuning/pocl.json, AVX-512")
 
 

@@ -27,7 +27,8 @@
  *                            registers: 12 accumulators with the 16 registers of AVX2, 24 with the 32 of AVX-512
  *   STAGED         LANES to  vectors of a column of the panel staged at a time, a multiple of LANES:
  *                  1024      STAGED * VECTORS vectors should stay in the first-level cache
- *   ROW_STEP       0, 1      1 where row_step is 1 and all rows of all tiles are there, else 0
+ *   ROW_STEP       0 to 1024 row_step, where all rows of all tiles are there; 0 leaves it to the argument
+ *   SHIFTED        0, 1      whether a tile that reaches beyond the last row begins earlier; there are ROWS at least
  *
  * Blocking
  *   No __local memory, no barrier; staged[STAGED][VECTORS] is private.  For each of its rows and each row of the
@@ -52,21 +53,20 @@
 tile multiplied(private const vector *staged, global const RESULT *a, int row_step, int last_row, long reduction_step,
                 int length) {
     tile sums;
-    long rows[ROWS];
+    row_set rows = rows_at(a, row_step, last_row);
 #pragma unroll
-    for (int row = 0; row < ROWS; ++row) {
-        rows[row] = (long)MIN(row, last_row) * row_step;
+    for (int row = 0; row < ROWS; ++row)
 #pragma unroll
         for (int v = 0; v < VECTORS; ++v) sums.at[row][v] = 0;
-    }
-    for (int l = 0; l < length; ++l, a += reduction_step) {
+    for (int l = 0; l < length; ++l) {
 #pragma unroll
         for (int row = 0; row < ROWS; ++row) {
-            const RESULT factor = a[STEP_OF(row)];
+            const RESULT factor = *OF_ROW(a, rows, row, 0);
 #pragma unroll
             for (int v = 0; v < VECTORS; ++v)
                 sums.at[row][v] = multiply_add(sums.at[row][v], staged[l * VECTORS + v], factor);
         }
+        ADVANCE(a, rows, reduction_step);
     }
     return sums;
 }
@@ -76,7 +76,8 @@ void stage_panel(private RESULT *staged, global const RESULT *in, int from, int 
                  private const int *top, private const int *left, int count, RESULT fill) {
     const int column_step = COLUMN_STEP(channels);
     const long plane = PLANE(image);
-    const bool run = STRIDE_W == 1 && column_step == 1 && top[0] == top[PANEL - 1];
+    const int there = MIN(count, PANEL);
+    const bool run = STRIDE_W == 1 && column_step == 1 && top[0] == top[there - 1];
     for (int tap = 0; tap < TAPS; ++tap) {
         const int r = tap / TAPS_W * DILATION_H, s = tap % TAPS_W * DILATION_W;
         int l = (from - tap + TAPS - 1) / TAPS * TAPS + tap;
@@ -90,6 +91,18 @@ void stage_panel(private RESULT *staged, global const RESULT *in, int from, int 
 #pragma unroll
                 for (int v = 0; v < VECTORS; ++v)
                     *(private vector *)(row + v * LANES) = *(global const loose *)(line + v * LANES);
+            continue;
+        }
+        if (run && h0 >= 0 && w0 >= 0 && w0 + there <= image.y) {
+            line += (long)h0 * image.y + w0;
+            for (; l < to; l += TAPS, line += plane, row += TAPS * PANEL)
+#pragma unroll
+                for (int v = 0; v < VECTORS; ++v)
+                    if ((v + 1) * LANES <= there)
+                        *(private vector *)(row + v * LANES) = *(global const loose *)(line + v * LANES);
+                    else
+                        for (int lane = v * LANES; lane < (v + 1) * LANES; ++lane)
+                            row[lane] = lane < there ? line[lane] : fill;
             continue;
         }
         int index[PANEL];
@@ -135,13 +148,14 @@ kernel void correlate(global const RESULT *in, long in0, global const RESULT *we
         const int to = MIN(from + STAGED, length);
         stage_panel((private RESULT *)staged, in, from, to, channels, image, top, left, count, fill);
         for (int k = from_k; k < to_k; k += ROWS) {
-            global const RESULT *a = weight + k / ROWS * tile_step;
+            const int back = BACK(k, per_group);
+            global const RESULT *a = weight + k / ROWS * tile_step - (long)back * row_step;
             tile sums =
                 multiplied(staged, a + from * reduction_step, row_step, to_k - 1 - k, reduction_step, to - from);
 #pragma unroll
             for (int row = 0; row < ROWS; ++row) {
-                if (k + row >= to_k) continue;
-                const int channel = group * per_group + k + row;
+                if (row < back || k - back + row >= to_k) continue;
+                const int channel = group * per_group + k - back + row;
                 global RESULT *line = out + out0 + IMAGE_AT(n, out_channels, result) + channel * PLANE(result);
                 const RESULT shift = bias ? bias[bias0 + channel] : 0;
                 const bool nan = put(sums.at[row], line, where, from > 0, shift);
@@ -149,8 +163,9 @@ kernel void correlate(global const RESULT *in, long in0, global const RESULT *we
                 if (!nan || to < length) continue;
                 for (int lane = 0; lane < PANEL; ++lane)
                     if (where[lane] >= 0 && line[where[lane]] != line[where[lane]])
-                        line[where[lane]] = shift + looked_up(in, a + row * row_step, channels, image, depth,
-                                                              reduction_step, top[lane], left[lane]);
+                        line[where[lane]] =
+                            shift + looked_up(in, a + row * row_step, channels, image, depth, TAPS * reduction_step,
+                                              (int2)(TAPS_W, 1) * (int)reduction_step, top[lane], left[lane]);
 #endif
             }
         }
@@ -238,12 +253,14 @@ kernel void grad_weight(global const RESULT *x, long x0, global const RESULT *g,
             }
         }
         for (int k = from_k; k < to_k; k += ROWS) {
-            global const RESULT *a = g + IMAGE_AT(n, out_channels, grid) + (long)k * row_step;
+            const int back = BACK(k, per_group);
+            global const RESULT *a = g + IMAGE_AT(n, out_channels, grid) + (long)(k - back) * row_step;
             tile sums =
                 multiplied(staged, a + (long)from * reduction_step, row_step, to_k - 1 - k, reduction_step, to - from);
 #pragma unroll
             for (int row = 0; row < ROWS; ++row)
-                if (k + row < to_k) put(sums.at[row], dw + (long)(k + row) * length, where, segment > begin, 0);
+                if (row >= back && k - back + row < to_k)
+                    put(sums.at[row], dw + (long)(k - back + row) * length, where, segment > begin, 0);
         }
     }
 }

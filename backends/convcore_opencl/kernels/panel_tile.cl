@@ -10,8 +10,50 @@
 
 #define PANEL (VECTORS * LANES)
 #define TAPS (TAPS_H * TAPS_W)
-/* Row steps are multiplied by a number the compiler may know. */
-#define STEP_OF(row) (ROW_STEP ? (row) : rows[row])
+/* The rows that a tile multiplies by.  There are few registers for addresses, and one more than these in use halves the
+   speed; so where no row is missing each third one has a pointer, from which x86 reaches the next two. */
+#define THIRDS ((ROWS + 2) / 3)
+typedef struct {
+    global const RESULT *third[THIRDS];
+    long each[ROWS];
+    int step;
+} row_set;
+
+/* Element `ahead` of a row, counted from the term at hand, where `a` is. */
+#if ROW_STEP
+#define OF_ROW(a, rows, row, ahead) (a + (row) * ROW_STEP + (ahead))
+#elif SHIFTED
+#define OF_ROW(a, rows, row, ahead) (rows.third[(row) / 3] + (row) % 3 * (long)rows.step + (ahead))
+#else
+#define OF_ROW(a, rows, row, ahead) (a + rows.each[row] + (ahead))
+#endif
+
+row_set rows_at(global const RESULT *a, int row_step, int last_row) {
+    row_set rows;
+    rows.step = row_step;
+#pragma unroll
+    for (int i = 0; i < THIRDS; ++i) rows.third[i] = a + 3 * i * (long)row_step;
+#pragma unroll
+    for (int row = 0; row < ROWS; ++row) rows.each[row] = (long)MIN(row, last_row) * row_step;
+    return rows;
+}
+
+/* Go on to the next term. */
+#define ADVANCE(a, rows, by)                                                                                           \
+    do {                                                                                                               \
+        a += (by);                                                                                                     \
+        _Pragma("unroll") for (int i = 0; i < THIRDS; ++i) rows.third[i] += (by);                                      \
+    } while (0)
+
+/* Have something brought into the cache: which rows come next no processor foresees. */
+#if defined(__x86_64__)
+#define PREFETCH(from) __builtin_prefetch((private const void *)(size_t)(from))
+#else
+#define PREFETCH(from)
+#endif
+
+/* How many rows a tile at row k goes back, so that all of its rows are there; those are not stored again. */
+#define BACK(k, rows_there) (SHIFTED ? MAX((k) + ROWS - (rows_there), 0) : 0)
 
 typedef struct {
     vector at[ROWS][VECTORS];
@@ -48,13 +90,15 @@ bool put(private const vector *sums, global RESULT *line, private const int *whe
 
 /* One result, without the products that do not exist. */
 RESULT looked_up(global const RESULT *in, global const RESULT *weight, int channels, int2 image, int depth,
-                 long reduction_step, int top, int left) {
+                 long depth_step, int2 tap_step, int top, int left) {
     RESULT sum = 0;
-    for (int c = 0; c < depth; ++c)
-        for (int tap = 0; tap < TAPS; ++tap, weight += reduction_step) {
-            const int h = source(top + tap / TAPS_W * DILATION_H, image.x);
-            const int w = source(left + tap % TAPS_W * DILATION_W, image.y);
-            if (h >= 0 && w >= 0) sum += in[c * PLANE(image) + (h * image.y + w) * COLUMN_STEP(channels)] * *weight;
+    for (int c = 0; c < depth; ++c, weight += depth_step)
+        for (int tap = 0; tap < TAPS; ++tap) {
+            const int r = tap / TAPS_W, s = tap % TAPS_W;
+            const int h = source(top + r * DILATION_H, image.x), w = source(left + s * DILATION_W, image.y);
+            if (h >= 0 && w >= 0)
+                sum += in[c * PLANE(image) + (h * image.y + w) * COLUMN_STEP(channels)] *
+                       weight[r * tap_step.x + s * tap_step.y];
         }
     return sum;
 }

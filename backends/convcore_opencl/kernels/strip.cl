@@ -8,13 +8,16 @@
  *   with l = (c * TAPS_H + r) * TAPS_W + s, h = i + r * DILATION_H - before.x, w = j + s * DILATION_W - before.y.
  *
  * Operands
- *   in, out, weight, bias as in panel.cl
+ *   in, out, bias   as in panel.cl
+ *   weight  element (group, row, c, r, s) is at weight_at + group * group_step + row / ROWS * tile_step
+ *           + row % ROWS * row_step + c * depth_step + (r, s) * tap_step: the weight as it is, one tap after the other
+ *           in forward
  *   strip[channel][position]: the rows of the image under the results, each with its padding, one after the other; a
  * row is grid.y + (TAPS_W - 1) * DILATION_W = pitch positions long, so what tap (r, s) meets is always r * DILATION_H *
  * pitch + s * DILATION_W positions behind what tap (0, 0) meets
  *
  * Tunables
- *   LANES, ROWS, VECTORS, ROW_STEP as in panel.cl
+ *   LANES, ROWS, VECTORS, ROW_STEP, SHIFTED as in panel.cl
  *   CAPACITY  1024 to 16384  elements of the strips of those channels that are staged at a time; one must fit
  *
  * Blocking
@@ -33,6 +36,19 @@
  *   General Matrix Multiplication" (2017), section 4.
  */
 
+/* From one tap to the next, and what more it is at the end of a row of taps and of a channel. */
+#define NEXT_TAP (SKIP_OUTSIDE ? tap_step.y : 1)
+#define NEXT_LINE (SKIP_OUTSIDE ? tap_step.x - TAPS_W * tap_step.y : 0)
+#define NEXT_CHANNEL (SKIP_OUTSIDE ? depth_step - TAPS_H * tap_step.x : 0)
+
+/* Have the rows' taps in channels to come brought into the cache, where they jump from channel to channel. */
+#if ROW_STEP
+#define SOON(a)                                                                                                        \
+    for (int at = 0; at < ROWS * ROW_STEP; at += 64 / sizeof(RESULT)) PREFETCH((a) + 2 * depth_step + at)
+#else
+#define SOON(a)
+#endif
+
 /* Bring the positions [from, from + count) of one channel. */
 void fill_strip(private RESULT *strip, global const RESULT *plane, int from, int count, int pitch, int column_step,
                 int2 image, int2 before, RESULT fill) {
@@ -46,18 +62,17 @@ void fill_strip(private RESULT *strip, global const RESULT *plane, int from, int
 
 /* Add up what the strips of some channels and ROWS rows of the weight give. */
 tile multiplied(private const RESULT *strip, int strip_step, int row_pitch, int channels, global const RESULT *a,
-                int row_step, int last_row, long reduction_step) {
+                int row_step, int last_row, long depth_step, int2 tap_step) {
     tile sums;
-    long rows[ROWS];
+    row_set rows = rows_at(a, row_step, last_row);
 #pragma unroll
-    for (int row = 0; row < ROWS; ++row) {
-        rows[row] = (long)MIN(row, last_row) * row_step;
+    for (int row = 0; row < ROWS; ++row)
 #pragma unroll
         for (int v = 0; v < VECTORS; ++v) sums.at[row][v] = 0;
-    }
-    for (int c = 0; c < channels; ++c, strip += strip_step)
-        for (int r = 0; r < TAPS_H; ++r)
-            for (int s = 0; s < TAPS_W; ++s, a += reduction_step) {
+    for (int c = 0; c < channels; ++c, strip += strip_step) {
+        SOON(a);
+        for (int r = 0; r < TAPS_H; ++r) {
+            for (int s = 0; s < TAPS_W; ++s) {
               private
                 const RESULT *from = strip + r * row_pitch + s * DILATION_W;
                 vector pixels[VECTORS];
@@ -65,12 +80,17 @@ tile multiplied(private const RESULT *strip, int strip_step, int row_pitch, int 
                 for (int v = 0; v < VECTORS; ++v) pixels[v] = *(private const loose *)(from + v * LANES);
 #pragma unroll
                 for (int row = 0; row < ROWS; ++row) {
-                    const RESULT factor = a[STEP_OF(row)];
+                    const RESULT factor = *OF_ROW(a, rows, row, 0);
 #pragma unroll
                     for (int v = 0; v < VECTORS; ++v)
                         sums.at[row][v] = multiply_add(sums.at[row][v], pixels[v], factor);
                 }
+                ADVANCE(a, rows, NEXT_TAP);
             }
+            ADVANCE(a, rows, NEXT_LINE);
+        }
+        ADVANCE(a, rows, NEXT_CHANNEL);
+    }
     return sums;
 }
 
@@ -78,7 +98,7 @@ kernel void correlate(global const RESULT *in, long in0, global const RESULT *we
                       global const RESULT *bias, long bias0, global RESULT *out, long out0, int channels, int2 image,
                       int out_channels, int2 result, int groups, int depth, int2 before, int2 grid, int2 step,
                       int2 first, RESULT fill, long weight_at, long group_step, long tile_step, int row_step,
-                      long reduction_step, int parts, int part, long items) {
+                      long depth_step, int2 tap_step, int parts, int part, long items) {
     const long item = get_global_id(0);
     if (item >= items) return;
     const int pitch = grid.y + (TAPS_W - 1) * DILATION_W, panels = (grid.x * pitch + PANEL - 1) / PANEL;
@@ -106,13 +126,14 @@ kernel void correlate(global const RESULT *in, long in0, global const RESULT *we
             fill_strip(strip + (c - c0) * strip_step, in + c * PLANE(image), first_position, strip_step, pitch,
                        COLUMN_STEP(channels), image, before, fill);
         for (int k = from_k; k < to_k; k += ROWS) {
-            global const RESULT *a = weight + k / ROWS * tile_step;
-            tile sums = multiplied(strip, strip_step, row_pitch, c1 - c0, a + (long)c0 * TAPS * reduction_step,
-                                   row_step, to_k - 1 - k, reduction_step);
+            const int back = BACK(k, per_group);
+            global const RESULT *a = weight + k / ROWS * tile_step - (long)back * row_step;
+            tile sums = multiplied(strip, strip_step, row_pitch, c1 - c0, a + c0 * depth_step, row_step, to_k - 1 - k,
+                                   depth_step, tap_step);
 #pragma unroll
             for (int row = 0; row < ROWS; ++row) {
-                if (k + row >= to_k) continue;
-                const int channel = group * per_group + k + row;
+                if (row < back || k - back + row >= to_k) continue;
+                const int channel = group * per_group + k - back + row;
                 global RESULT *line = out + out0 + IMAGE_AT(n, out_channels, result) + channel * PLANE(result);
                 const RESULT shift = bias ? bias[bias0 + channel] : 0;
                 const bool nan = put(sums.at[row], line, where, c0 > 0, shift);
@@ -122,7 +143,7 @@ kernel void correlate(global const RESULT *in, long in0, global const RESULT *we
                     const int position = first_position + lane;
                     if (where[lane] >= 0 && line[where[lane]] != line[where[lane]])
                         line[where[lane]] =
-                            shift + looked_up(in, a + row * row_step, channels, image, depth, reduction_step,
+                            shift + looked_up(in, a + row * row_step, channels, image, depth, depth_step, tap_step,
                                               position / pitch - before.x, position % pitch - before.y);
                 }
 #endif

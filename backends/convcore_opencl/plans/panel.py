@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from convcore_opencl.plans.recipe import (
 #: Rows and vectors of a tile by the bytes of a vector: 12 accumulators for the 16 registers of AVX2, 24 for the 32 of
 #: AVX-512.  The one that leaves least over is taken.
 TILES = {32: ((4, 3), (6, 2)), 64: ((6, 4), (12, 2), (8, 3))}
+
+#: Elements between rows, at most, for which a kernel is compiled.
+MOST_KNOWN = 1024
 
 
 def refusal(problem: Problem, device: Traits) -> str:
@@ -120,10 +123,12 @@ def best_tile(device: Traits, problem: Problem, family: str, size: Pair) -> Pair
     return min(device.chosen(possible(device)), key=seconds)
 
 
-def tile_options(problem: Problem, device: Traits, tile: Pair, adjacent: bool) -> tuple[str, ...]:
-    """Return the -D options of a tile; ``adjacent`` as in :class:`Rows`."""
+def tile_options(
+    problem: Problem, device: Traits, tile: Pair, row_step: int = 0, shifted: bool = False
+) -> tuple[str, ...]:
+    """Return the -D options of a tile; ``row_step`` and ``shifted`` as in :class:`Rows`."""
     return (
-        *(f"-DROWS={tile[0]}", f"-DVECTORS={tile[1]}", f"-DROW_STEP={int(adjacent)}"),
+        *(f"-DROWS={tile[0]}", f"-DVECTORS={tile[1]}", f"-DROW_STEP={row_step}", f"-DSHIFTED={int(shifted)}"),
         *(
             f"-DSTAGED={staged_rows(problem, device, tile)}",
             f"-DCAPACITY={device.staged_bytes // problem.result_dtype.itemsize}",
@@ -146,43 +151,55 @@ def parts(rows: int, tile_rows: int, others: int, device: Traits) -> Pair:
 
 
 class Rows(NamedTuple):
-    """Where a kernel finds the rows that it multiplies by, and whether those of a tile lie side by side, all there."""
+    """Where a kernel finds the rows that it multiplies by.
+
+    ``known_step`` is ``row_step`` where the kernel is compiled for it, because all rows of all tiles are there (the
+    last tile may be ``shifted``); else 0.  ``reduction`` has the steps from one term to the next: of all terms, or of
+    channels and of taps.
+    """
 
     buffer: str
     start: int
     group_step: int
     tile_step: int
     row_step: int
-    reduction_step: int
-    adjacent: bool
+    reduction: tuple[Any, ...]
+    known_step: int
+    shifted: bool = False
 
 
-def _weight_rows(problem: Problem, dense: Dense, tile_rows: int) -> Rows:
-    """Return the rows of the weight as it is, where a reduction runs through it in equal steps."""
-    _, _, out_step, depth_step, first_tap, _ = weight_steps(problem, dense)
+def _weight_rows(problem: Problem, dense: Dense, tile_rows: int, family: str) -> Rows:
+    """Return the rows of the weight as it is: panels need one where a reduction runs through it in equal steps."""
+    _, _, out_step, depth_step, first_tap, tap_step = weight_steps(problem, dense)
+    by_taps = depth_step, (tap_step[0] * problem.weight_shape[3], tap_step[1])
+    in_a_row = np.int64(1 if problem.op == "forward" else depth_step)
+    shifted = dense.out_channels // problem.groups >= tile_rows
+    # In grad_input rows are the taps of one channel apart, which kernels are compiled for anyway.
+    known = shifted and problem.op == "grad_input" and out_step <= MOST_KNOWN
     return Rows(
         "second",
         first_tap[0] * problem.weight_shape[3] + first_tap[1],
         math.prod(problem.weight_shape) // problem.groups,
         int(out_step) * tile_rows,
         int(out_step),
-        1 if problem.op == "forward" else int(depth_step),
-        out_step == 1 and dense.out_channels // problem.groups % tile_rows == 0,
+        by_taps if family == "strip" else (in_a_row,),
+        int(out_step) if known else 0,
+        shifted,
     )
 
 
 def _packed_rows(dense: Dense, tile_rows: int, buffer: str) -> Rows:
     """Return the rows of pack.cl's copy."""
     tile_step = dense.depth * dense.rows.taps * dense.columns.taps * tile_rows
-    return Rows(buffer, 0, dense.blocks * tile_step, tile_step, 1, tile_rows, True)
+    return Rows(buffer, 0, dense.blocks * tile_step, tile_step, 1, (np.int64(tile_rows),), 1)
 
 
 def _correlate(
     problem: Problem, dense: Dense, tile: Pair, device: Traits, workspace: dict[str, int], family: str
 ) -> list[Launch]:
     launches: list[Launch] = []
-    if problem.op == "forward" or dense.rows.taps * dense.columns.taps == 1:
-        rows = _weight_rows(problem, dense, tile[0])
+    if family == "strip" or problem.op == "forward" or dense.rows.taps * dense.columns.taps == 1:
+        rows = _weight_rows(problem, dense, tile[0], family)
     else:
         rows = _packed_rows(dense, tile[0], pack(problem, dense, tile[0], launches, workspace))
     others = problem.input_shape[0] * problem.groups
@@ -192,10 +209,13 @@ def _correlate(
     arguments = (
         *dense_arguments(problem, dense),
         *(np.int64(rows.start), np.int64(rows.group_step), np.int64(rows.tile_step)),
-        *(np.int32(rows.row_step), np.int64(rows.reduction_step)),
+        *(np.int32(rows.row_step), *rows.reduction),
         *(np.int32(part_count), np.int32(part), np.int64(items)),
     )
-    options = *dense_options(problem, dense, device), *tile_options(problem, device, tile, rows.adjacent)
+    options = (
+        *dense_options(problem, dense, device),
+        *tile_options(problem, device, tile, rows.known_step, rows.shifted),
+    )
     buffers = "first", rows.buffer, "bias", "out"
     return [*launches, Launch(f"{family}.cl", "correlate", options, items, buffers, arguments, device.tile_group)]
 
@@ -213,7 +233,9 @@ def _grad_weight(problem: Problem, device: Traits, room: int) -> Recipe:
         *vector_options(problem, device),
         *weight_options(problem),
         "-DSKIP_OUTSIDE=0",
-        *tile_options(problem, device, tile, problem.layout == "NHWC" and per_group % tile[0] == 0),
+        *tile_options(
+            problem, device, tile, int(problem.layout == "NHWC" and per_group >= tile[0]), per_group >= tile[0]
+        ),
     )
     panels = -(-length // (tile[1] * device.lanes(problem)))
     segments = images * -(-math.prod(grid) // staged_rows(problem, device, tile))
