@@ -211,13 +211,18 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Return the commit of the working copy this runs from; empty for an installed package."""
-    folder = Path(__file__).parent
-    git = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Return the commit of the working copy this runs from; empty for an installed package.
+
+    What a run writes itself, results, does not make it another.
+    """
+    git = ["git", "-C", str(Path(__file__).parent)]
+
+    def said(*arguments: str) -> str:
+        return subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        tracked = subprocess.run(
-            ["git", "-C", str(folder), "ls-files", "--error-unmatch", __file__], capture_output=True
-        )
-        return subprocess.run(git, capture_output=True, text=True).stdout.strip() if tracked.returncode == 0 else ""
-    except OSError:
+        said("ls-files", "--error-unmatch", __file__)
+        changed = said("diff", "--name-only", "HEAD", "--", ":/", ":(exclude,top)bench/results")
+        return said("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
         return ""

@@ -102,8 +102,8 @@ def _machine(found: dict[str, Any]) -> str:
         "",
         f"Noise: a contender and its own twin differ by {noise_floor(records, statistics.median):.1%} in the median; "
         f"other processes took {statistics.median(r['others'] for r in records if 'others' in r):.1%} of the cores. "
-        f"Devices measured: {devices}; nothing else was. Commit {machine['commit']}; Python {machine['python']}, "
-        f"{versions}.",
+        f"Devices measured: {devices}; nothing else was. Commit {' and '.join(results.commits(found))}; "
+        f"Python {machine['python']}, {versions}.",
     ]
     return "\n".join(lines)
 

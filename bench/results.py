@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def same_machine(mine: dict[str, Any], other: dict[str, Any], path: Path) -> Non
 
 
 def merge(older: dict[str, Any], newer: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the records of both, newer ones instead of older ones about the same.
+    """Return the records of both, newer ones instead of older ones about the same; each says of which commit it is.
 
     Raises
     ------
@@ -72,11 +73,26 @@ def merge(older: dict[str, Any], newer: dict[str, Any], path: Path) -> dict[str,
         If they are of different machines.
     """
     same_machine(newer, older, path)
-    records = {key(record): record for record in older["records"]}
-    records |= {key(record): record for record in newer["records"]}
+    records = {key(record): record for found in (older, newer) for record in _of_commit(found)}
+    versions = older["machine"]["versions"] | newer["machine"]["versions"]
     peaks = {**older["peaks"]}
     for threads, measured in newer["peaks"].items():
         known = peaks.get(threads, measured)
         # What was reached once can be reached.
         peaks[threads] = {name: max(value, known[name]) for name, value in measured.items()}
-    return newer | {"peaks": peaks, "peers": older["peers"] | newer["peers"], "records": list(records.values())}
+    return newer | {
+        "machine": newer["machine"] | {"versions": versions},
+        "peaks": peaks,
+        "peers": older["peers"] | newer["peers"],
+        "records": list(records.values()),
+    }
+
+
+def _of_commit(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for record in found["records"]:
+        yield {"commit": found["machine"]["commit"]} | record
+
+
+def commits(found: dict[str, Any]) -> list[str]:
+    """Return the commits that records are of."""
+    return list(dict.fromkeys(record["commit"] for record in _of_commit(found)))

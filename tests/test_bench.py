@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from convcore_bench import problem_set, readme, results, rounds
+from convcore_bench import machine, problem_set, readme, results, rounds
 from convcore_bench.case import DIRECTIONS, STEP, Case, WrongAnswer, check, oracle
 from convcore_bench.driver import TWIN, Crashed, Effort, Field, Host, compare, judge
 from convcore_bench.host import Contenders, judged
@@ -308,8 +308,8 @@ def test_every_peak_is_measured():
 # ---------------------------------------------------------------- stored results
 
 
-def stored(fingerprint="a", processor="one", peak=1.0):
-    machine = {"fingerprint": fingerprint, "processor": processor}
+def stored(fingerprint="a", processor="one", peak=1.0, commit="first", versions=()):
+    machine = {"fingerprint": fingerprint, "processor": processor, "commit": commit, "versions": dict(versions)}
     return {"machine": machine, "peaks": {"2": {"float32": peak}}, "peers": {}, "records": []}
 
 
@@ -320,13 +320,35 @@ def record_of(layer, milliseconds):
 
 def test_results_are_written_read_and_merged(tmp_path):
     path = tmp_path / "results.json"
-    older = stored() | {"records": [record_of("a", 1), record_of("b", 2)]}
+    older = stored(versions={"jax": "1", "numpy": "1"}) | {"records": [record_of("a", 1), record_of("b", 2)]}
     results.write(path, older)
     assert results.read(path) == older
-    newer = stored(peak=0.5) | {"records": [record_of("b", 3), record_of("c", 4)]}
+    newer = stored(peak=0.5, commit="second", versions={"numpy": "2"})
+    newer |= {"records": [record_of("b", 3), record_of("c", 4)]}
     merged = results.merge(results.read(path), newer, path)
     assert merged["peaks"] == {"2": {"float32": 1.0}}
     assert [record["contenders"]["cpu"]["milliseconds"] for record in merged["records"]] == [1, 3, 4]
+    assert [record["commit"] for record in merged["records"]] == ["first", "second", "second"]
+    assert results.commits(merged) == ["first", "second"]
+    assert merged["machine"]["versions"] == {"jax": "1", "numpy": "2"}
+    again = results.merge(merged, stored(commit="third") | {"records": [record_of("c", 5)]}, path)
+    assert [record["commit"] for record in again["records"]] == ["first", "second", "third"]
+
+
+def test_the_commit_is_dirty_by_what_a_run_does_not_write(monkeypatch, tmp_path):
+    for name in ("bench/machine.py", "bench/results/a.json", "code.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *arguments], check=True)
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "bench" / "machine.py"))
+    (tmp_path / "bench" / "results" / "a.json").write_text("2")
+    assert len(machine._commit()) == 12
+    (tmp_path / "code.py").write_text("2")
+    assert machine._commit().endswith("-dirty")
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "bench" / "other.py"))
+    assert machine._commit() == ""
 
 
 def test_results_of_another_machine_are_refused(tmp_path):
