@@ -355,6 +355,99 @@ class TestMemory:
         assert_within(plan(*operands), limited, *operands, algorithm=plan.algorithm)
 
 
+class TestNoWorkspace:
+    """Dense layers keep to any limit, even 0, by pieces that fit on the stack."""
+
+    DENSE = (("forward", "channels"), ("grad_input", "channels"), ("grad_weight", "dot"))
+
+    @pytest.mark.parametrize("limit", [0, 1 << 20])
+    @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+    def test_dense_layers_keep_to_any_limit(self, op, limit):
+        layers = [layer for layer in load("networks").values() if layer.id.startswith(("resnet50/", "vgg16/"))]
+        arguments = [
+            {
+                "channels": (layer.input_shape[1], layer.weight_shape[0]),
+                "size": layer.input_shape[2:],
+                "kernel": layer.weight_shape[2:],
+                "stride": layer.stride,
+                "padding": layer.padding,
+            }
+            for layer in layers
+        ]
+        arguments.append({"channels": (64, 64), "size": (2048, 2048), "padding": ((1, 1), (1, 1))})
+        assert len(arguments) > 20
+        for layer in arguments:
+            program = make_program(make_problem(op, images=1, **layer, workspace_limit=limit), all_rows(), 2)
+            assert program.memory_bytes <= limit
+
+    @pytest.mark.parametrize("isa", [pytest.param(isa, marks=missing(isa)) for isa in MICRO_KERNELS])
+    @pytest.mark.parametrize(("op", "algorithm"), DENSE)
+    def test_pieces_on_the_stack_compute_everything(self, op, algorithm, isa):
+        rows, layouts = MICRO_KERNELS[isa], ("NCHW", "NHWC") if op == "forward" else ("NCHW",)
+        boundaries = ("constant",) if op == "grad_input" else ("constant", "reflect")
+        for name, boundary, layout, dtype in product(TILED, boundaries, layouts, ("float32", "float64")):
+            arguments = GEOMETRIES[name] | {"boundary": boundary, "layout": layout, "dtypes": (dtype,) * 2}
+            problem = make_problem(op, **arguments, algorithm=algorithm, workspace_limit=0)
+            program = make_program(problem, rows)
+            assert program.memory_bytes == 0
+            operands = random_operands(problem)
+            assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
+
+    @pytest.mark.parametrize(("op", "algorithm"), DENSE)
+    def test_channels_and_panels_are_shared_out(self, op, algorithm):
+        """More channels than a piece takes at a time, and a last share of fewer; the same bits on any thread."""
+        geometry = {"images": 2, "channels": (75, 43), "size": (13, 17), "padding": ((1, 1), (1, 1))}
+        problem = make_problem(op, **geometry, algorithm=algorithm, workspace_limit=0)
+        operands, results = random_operands(problem), []
+        for threads in (1, 3):
+            program = make_program(problem, all_rows(), threads)
+            assert program.memory_bytes == 0
+            assert program.on_stack
+            results.append(CPUPlan(problem, program)(*operands))
+        assert_within(results[0], problem, *operands)
+        assert results[0].tobytes() == results[1].tobytes()
+
+    def test_what_is_not_finite_goes_where_the_formula_sends_it(self):
+        problem = make_problem("grad_input", channels=(40, 48), size=(9, 9), padding=((2, 2), (2, 2)), bias=False)
+        grad_out, weight, _ = random_operands(problem)
+        weight[7, 5, 1, 2] = np.inf
+        wanted = CPUPlan(problem, make_program(replace(problem, algorithm="direct"), all_rows()))(grad_out, weight)
+        limited = replace(problem, algorithm="channels", workspace_limit=0)
+        found = CPUPlan(limited, make_program(limited, all_rows()))(grad_out, weight)
+        assert np.isinf(wanted).any()
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="Linux says how much memory a process has had")
+    @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+    def test_the_memory_taken_is_as_little_as_promised(self, op):
+        grown = in_python(f"""
+import resource
+import numpy as np
+from convcore_cpu.backend import CPUBackend
+from convcore.testing.problems import make_problem
+layer = dict(images=1, channels=(64, 64), padding=((1, 1), (1, 1)), bias=False, workspace_limit=0)
+small, large = (make_problem({op!r}, **layer, size=size) for size in ((16, 16), (360, 360)))
+for problem in (small, large):
+    plan = CPUBackend().plan(problem)
+    assert plan.workspace_bytes == 0
+    operands = [np.ones(shape, np.float32) for shape in problem.operand_shapes]
+    out = np.ones(problem.result_shape, np.float32)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    plan(*operands, out=out)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(grown)
+""")
+        # A padded copy of x, or one of grad_out, would be 33 MB; what grows are tables and the interpreter.
+        assert int(grown) <= 3000
+
+    def test_explain_says_so(self):
+        x, weight = np.ones((1, 64, 20, 20), np.float32), np.ones((64, 64, 3, 3), np.float32)
+        said = convcore.explain("conv2d", x, weight, padding=1, workspace_limit=0, backend="cpu")
+        assert (said.algorithm, said.workspace_bytes) == ("channels", 0)
+        assert "in pieces that fit on the stack" in said.notes
+        assert re.search(r"winograd4: .*; its \d+ bytes of workspace are too many", said.details)
+
+
 class TestSliding:
     @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
     @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (5, 4), (9, 2)])

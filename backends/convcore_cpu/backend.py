@@ -166,6 +166,8 @@ def _details(problem: Problem, isa: str, threads: int | None) -> str:
     for name in sorted(found, key=lambda name: seconds.get(name, math.inf)):
         answer = found[name]
         said = answer if isinstance(answer, str) else f"{answer.seconds * 1e3:.3g} ms, {answer.of}"
+        if not isinstance(answer, str) and answer.memory_bytes > workspace_limit(problem):
+            said += f"; its {answer.memory_bytes} bytes of workspace are too many"
         lines.append(f"  {name}: {said}")
     return "\n".join(lines)
 

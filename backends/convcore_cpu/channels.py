@@ -7,7 +7,9 @@ piece of the result reads into a band.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from convcore_cpu.correlate import (
     place_result,
     weight_taps,
 )
-from convcore_cpu.engine import MicroKernel
+from convcore_cpu.engine import MAX_BAND_BYTES, MicroKernel
 from convcore_cpu.geometry import Tap
 from convcore_cpu.layout import Layout, whole
 from convcore_cpu.program import FIRST, SECOND, WORKSPACE, Draft, Step, UnsupportedError
@@ -42,6 +44,8 @@ MAX_LANES = 16
 # What it takes to pack an element of the weight tap by tap, to copy one to a band, and to store one of the result
 # (cycles).
 TAP_CYCLES, BAND_CYCLES, STORE_CYCLES = 0.8, 0.4, 0.5
+#: How many times as long as the model says pieces on the stack take (measured: 1.1 to 2).
+ON_STACK = 1.5
 
 
 def forward_channels(layout: Layout) -> Draft:
@@ -57,21 +61,53 @@ def grad_input_channels(layout: Layout) -> Draft:
 
 @dataclass(frozen=True)
 class Pieces:
-    """How the result is cut, and how many channels and panels a task takes at a time."""
+    """How many parts lines and columns of the result are cut into; the channels and panels a task takes at a time."""
 
-    lines: np.ndarray
-    columns: np.ndarray
+    extent: tuple[int, int]
+    parts: tuple[int, int]
     at_once: int
     panels_per_task: int
 
     @property
     def largest(self) -> tuple[int, int]:
         """Lines and columns of the largest piece."""
-        return int(self.lines[:, 1].max(initial=1)), int(self.columns[:, 1].max(initial=1))
+        (lines, columns), (down, across) = self.extent, self.parts
+        return max(1, -(-lines // max(1, down))), max(1, -(-columns // max(1, across)))
 
     def table(self) -> np.ndarray:
         """Return (line, column, lines, columns) of every piece."""
-        return np.array([(i, j, h, w) for i, h in self.lines for j, w in self.columns], np.int64).reshape(-1, 4)
+        lines, columns = map(_cut, self.extent, self.parts)
+        return np.array([(i, j, h, w) for i, h in lines for j, w in columns], np.int64).reshape(-1, 4)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Where a task has what in its scratch memory, after the sums; and how its band is laid out."""
+
+    plane: int
+    pitch: int
+    phase: int
+    turned: int
+    band: int
+    weight: int
+    size: int
+
+    @classmethod
+    def of(cls, layout: Layout, direction: Direction, kernel: MicroKernel, pieces: Pieces) -> Scratch:
+        """Lay out what the largest piece needs."""
+        (more_lines, more_columns), (lines, columns) = _reach(direction), pieces.largest
+        # Channels of a line side by side, and a vector of room after them and after each phase, see band.h.
+        plane = columns + more_columns
+        pitch = pieces.at_once * plane + MAX_LANES
+        phase = (lines + more_lines) * pitch + MAX_LANES
+        most_tiles = len(direction.gathers) * -(-lines * columns // kernel.rows)
+        turned = most_tiles * pieces.panels_per_task * kernel.rows * kernel.columns + MAX_LANES * kernel.columns
+        band = turned + kernel.columns * MAX_LANES
+        phases = len(direction.lines.starts) * len(direction.columns.starts)
+        weight = -(-(band + phase * phases + MAX_LANES) // MAX_LANES) * MAX_LANES
+        taps = max(len(gather.line_taps) * len(gather.column_taps) for gather in direction.gathers)
+        packed = pieces.at_once * taps * kernel.columns if layout.on_stack else 0
+        return cls(plane, pitch, phase, turned, band, weight, weight + packed)
 
 
 def _program(layout: Layout, direction: Direction, fill: complex, boundary: str) -> Draft:
@@ -84,13 +120,18 @@ def _program(layout: Layout, direction: Direction, fill: complex, boundary: str)
     layout.batch = max(layout.images, 1)
     if direction.folded:
         layout.set_batch(direction.out_image)
-    pixels = max(gather.lines for gather in direction.gathers) * max(gather.width for gather in direction.gathers)
-    kernel, _ = panel_kernel(layout.micro_kernels, min(pixels, LARGEST), len(direction.rows))
-    pieces = _pieces(layout, direction, kernel)
+    if layout.on_stack:
+        kernel, pieces = _pieces_on_stack(layout, direction)
+    else:
+        pixels = math.prod(_extent(direction))
+        kernel, _ = panel_kernel(layout.micro_kernels, min(pixels, LARGEST), len(direction.rows))
+        pieces = _pieces(layout, direction, kernel)
     cycles = _cycles(layout, direction, kernel, pieces)
     yield layout.cost(cycles)
     places, folding = place_result(layout, direction)
-    weights = [_pack_weight(layout, direction, gather, kernel) for gather in direction.gathers]
+    weights: list[tuple[int, tuple[Step, ...]]] = [(0, ()) for _ in direction.gathers]
+    if not layout.on_stack:
+        weights = [_pack_weight(layout, direction, gather, kernel) for gather in direction.gathers]
     step = _step(layout, direction, kernel, pieces, [offset for offset, _ in weights], places, fill, boundary)
     packing = () if layout.prepacked else tuple(step for _, steps in weights for step in steps)
     exact = exact_in_place(layout, direction, places) if direction.watch_nan else ()
@@ -120,10 +161,19 @@ def _cycles(layout: Layout, direction: Direction, kernel: MicroKernel, pieces: P
         + shares * copied * BAND_CYCLES
         + chunks * tiles * panels * CALL_CYCLES
     )
-    cycles = layout.images * layout.groups * len(pieces.lines) * len(pieces.columns) * per_piece
+    cycles = layout.images * layout.groups * math.prod(pieces.parts) * per_piece
+    weights = layout.groups * channels * taps
+    if layout.on_stack:  # every task packs its panel
+        packed = layout.images * math.prod(pieces.parts) * panels * kernel.columns
+        return ON_STACK * (cycles + weights * packed * TAP_CYCLES)
     if layout.prepacked or direction.weight_term == layout.taps:
         return cycles
-    return cycles + layout.groups * rows * channels * taps * TAP_CYCLES
+    return cycles + weights * rows * TAP_CYCLES
+
+
+def _extent(direction: Direction) -> tuple[int, int]:
+    """Return how many lines and columns the largest gather has."""
+    return max(gather.lines for gather in direction.gathers), max(gather.width for gather in direction.gathers)
 
 
 def _reach(direction: Direction) -> tuple[int, int]:
@@ -136,7 +186,7 @@ def _reach(direction: Direction) -> tuple[int, int]:
 
 def _pieces(layout: Layout, direction: Direction, kernel: MicroKernel) -> Pieces:
     """Cut the result so that there are tasks enough, and what a task needs at hand stays in the caches."""
-    lines, width = (max(size) for size in zip(*((g.lines, g.width) for g in direction.gathers), strict=True))
+    lines, width = _extent(direction)
     channels, panels = direction.channels // layout.groups, -(-len(direction.rows) // kernel.columns)
     wanted = TASKS_PER_THREAD * layout.most_threads
     cuts = -(-width // WIDEST)
@@ -160,7 +210,39 @@ def _pieces(layout: Layout, direction: Direction, kernel: MicroKernel) -> Pieces
     most = max(1, min(SUM_BYTES // sum_bytes, WEIGHT_BYTES // weight_bytes))
     # The panels are shared out, and bands copied for each share, where there are too few pieces or too many panels.
     shares = max(-(-panels // most), min(panels, -(-wanted // (repeats * max(1, down)))))
-    return Pieces(_cut(lines, down), _cut(width, cuts), at_once, -(-panels // max(1, shares)))
+    return Pieces((lines, width), (down, cuts), at_once, -(-panels // max(1, shares)))
+
+
+def _pieces_on_stack(layout: Layout, direction: Direction) -> tuple[MicroKernel, Pieces]:
+    """Cut the result so that all that a task needs fits on the stack, and as few cycles are taken as can be."""
+    extent, channels, best = _extent(direction), direction.channels // layout.groups, None
+    for kernel in layout.micro_kernels:
+        if kernel.algorithm != "panel":
+            continue
+        for parts in product(*map(_halvings, extent)):
+            none, one = (
+                Scratch.of(layout, direction, kernel, Pieces(extent, parts, n, 1)).size * layout.itemsize
+                for n in (0, 1)
+            )
+            at_once = min(channels, (MAX_BAND_BYTES - none) // (one - none))
+            if at_once < min(channels, 1):
+                continue
+            chunks = -(-channels // max(at_once, 1))
+            pieces = Pieces(extent, parts, max(1, -(-channels // max(chunks, 1))), 1)
+            cycles = _cycles(layout, direction, kernel, pieces)
+            if best is None or cycles < best[0]:
+                best = cycles, kernel, pieces
+    if best is None:
+        raise UnsupportedError("its algorithm 'channels' has too large a kernel for pieces that fit on the stack")
+    return best[1:]
+
+
+def _halvings(size: int) -> Iterator[int]:
+    """Yield into how many parts an axis may be cut: of at most WIDEST pixels, each time half as many, down to one."""
+    parts = max(1, -(-size // WIDEST))
+    while parts < 2 * max(size, 1):
+        yield min(parts, size)
+        parts *= 2
 
 
 def _cut(size: int, parts: int) -> np.ndarray:
@@ -218,27 +300,22 @@ def _step(
     """Return the one step there is."""
     channels, panels = direction.channels // layout.groups, -(-len(direction.rows) // kernel.columns)
     more_lines, more_columns = _reach(direction)
-    lines, columns = pieces.largest
-    # Channels of a line side by side, and a vector of room after them and after each phase, see band.h.
-    plane = columns + more_columns
-    pitch = pieces.at_once * plane + MAX_LANES
-    phase = (lines + more_lines) * pitch + MAX_LANES
+    scratch = Scratch.of(layout, direction, kernel, pieces)
+    phase = scratch.phase
     band, tables = layout.band(
-        direction.lines, direction.columns, direction.channels, phase=phase, pitch=pitch, fill=fill, boundary=boundary
-    )
-    band["channel"] = plane
-    gathers, offsets = [], []
+        direction.lines, direction.columns, direction.channels, phase=phase, pitch=scratch.pitch, fill=fill,
+        boundary=boundary,
+    )  # fmt: skip
+    band["channel"] = scratch.plane
+    at_once = np.arange(pieces.at_once)[:, None]
+    gathers, offsets, a_terms = [], [], []
     for gather, weight in zip(direction.gathers, weights, strict=True):
         taps = np.array([_place(u, v, band, phase) for u in gather.line_taps for v in gather.column_taps], np.int64)
         terms = sum(map(len, offsets))
         gathers.append((gather.out_offset, gather.lines, gather.width, len(taps), terms, weight))
-        offsets.append((np.arange(pieces.at_once)[:, None] * plane + taps).ravel())
-    tile = kernel.rows * kernel.columns
-    most_tiles = len(gathers) * -(-lines * columns // kernel.rows)
-    turned_offset = most_tiles * pieces.panels_per_task * tile + MAX_LANES * kernel.columns
-    band_offset = turned_offset + kernel.columns * MAX_LANES
-    band_size = phase * band["line_phases"] * band["column_phases"]
-    layout.scratch = band_offset + band_size + MAX_LANES
+        offsets.append((at_once * scratch.plane + taps).ravel())
+        a_terms.append((at_once * direction.weight_term + weight_taps(layout, gather)).ravel())
+    layout.scratch = 0 if layout.on_stack else scratch.size
     image, channel, _, _ = layout.strides(direction.channels, direction.lines.extent, direction.columns.extent)
     piece_table = pieces.table()
     panel_tasks = -(-panels // max(1, pieces.panels_per_task))
@@ -246,7 +323,11 @@ def _step(
         **places,
         "x_image": image,
         "x_group": channels * channel,
-        "a_buffer": SECOND if layout.prepacked else WORKSPACE,
+        "a_buffer": SECOND if layout.prepacked or layout.on_stack else WORKSPACE,
+        "a_group": direction.weight_group,
+        "a_row": direction.weight_row,
+        "a_channel": direction.weight_term,
+        "a_in_line": int(all((np.diff(terms) == 1).all() for terms in a_terms)),
         "out_image": direction.out_image,
         "out_group": direction.out_group,
         "out_channel": direction.out_group // len(direction.rows),
@@ -263,14 +344,17 @@ def _step(
         "panels_per_task": pieces.panels_per_task,
         "more_lines": more_lines,
         "more_columns": more_columns,
-        "turned_offset": turned_offset,
-        "band_offset": band_offset,
+        "turned_offset": scratch.turned,
+        "band_offset": scratch.band,
+        "weight_offset": scratch.weight,
+        "on_stack": int(layout.on_stack),
         "watch_nan": int(direction.watch_nan),
     }
     tables |= {
         "pieces": piece_table,
         "gathers": np.array(gathers, np.int64),
         "offsets": np.concatenate(offsets),
+        "a_terms": np.concatenate(a_terms),
         "tile_row": np.arange(kernel.rows) * kernel.columns,
     }
     copy = next(row for row in reversed(layout.micro_kernels) if row.algorithm == "band")

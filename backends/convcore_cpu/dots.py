@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -20,6 +21,8 @@ FIRST_CACHE_BYTES, FAR, FAR_APART = 64 << 10, 2.7, 4.3
 CHUNK_COLUMNS = (512, 128)
 #: What a chunk costs besides: its band's start, and the call (cycles).
 CHUNK_CYCLES = 100
+#: Shares of the channels there are on the stack, where the pixels are not summed in parts.
+PIECES = 8
 #: Parts of the sum may together be so large (bytes).
 PART_BYTES = 4 << 20
 
@@ -41,9 +44,10 @@ class Bands:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The lines and columns of grad_out summed at a time, the pitch of their band, and the micro-kernel."""
+    """The channels of x, and lines and columns of grad_out, summed at a time; pitch of the band, micro-kernel."""
 
     kernel: MicroKernel
+    channels: int
     lines: int
     columns: int
     pitch: int
@@ -72,6 +76,8 @@ def grad_weight_dot(layout: Layout) -> Draft:
     else:
         chunk = _chunk(layout, None)
         yield layout.cost(chunk.cycles)
+        if layout.on_stack and x is not None and g is not None:
+            layout.batch = max(layout.images, 1)
         x = x or layout.packed(layout.channels, lines, columns)
         g = g or layout.packed(layout.out_channels, g_lines, g_columns)
         layout.set_batch(x.workspace + g.workspace)
@@ -81,18 +87,16 @@ def grad_weight_dot(layout: Layout) -> Draft:
         planes, band, tables = x, {}, {}
 
     rows = layout.c_per_group * layout.taps
-    channels = np.arange(layout.c_per_group)[:, None] * planes.channel
-    tables["a_row"] = padded((channels + planes.taps(line_taps, column_taps)).ravel(), chunk.kernel.rows)
     weights = layout.out_channels * rows
     units = layout.batch * -(-layout.out_height // chunk.lines) * -(-layout.out_width // chunk.columns)
-    parts = max(1, min(units, TASKS // layout.groups, PART_BYTES // (weights * layout.itemsize)))
+    most = 1 if layout.on_stack else PART_BYTES // (weights * layout.itemsize)
+    parts = max(1, min(units, TASKS // layout.groups, most))
     groups_per_task = max(1, layout.groups * parts // TASKS)
     one_batch = layout.batch == layout.images
     straight = parts == 1 and one_batch
     out_offset = 0 if straight else layout.reserve(parts * weights)
     sizes = {
         "x_buffer": x.buffer,
-        "x_offset": x.offset,
         "x_image": x.image,
         "x_group": layout.c_per_group * x.channel,
         "x_pitch": planes.pitch,
@@ -103,14 +107,12 @@ def grad_weight_dot(layout: Layout) -> Draft:
         "g_channel": g.channel,
         "g_line": g.pitch,
         "out_buffer": OUT if straight else WORKSPACE,
-        "out_offset": out_offset,
         "out_part": weights,
+        "out_channel": rows,
         "one_batch": int(one_batch),
         "groups": layout.groups,
         "groups_per_task": groups_per_task,
         "k_per_group": layout.k_per_group,
-        "channels": layout.c_per_group,
-        "rows": rows,
         "lines": layout.out_height,
         "width": layout.out_width,
         "more_lines": bands.more_lines,
@@ -120,7 +122,20 @@ def grad_weight_dot(layout: Layout) -> Draft:
         "parts": parts,
     }
     tasks = parts * -(-layout.groups // groups_per_task)
-    dots = Step(f"lines_{layout.type}", tasks, sizes, False, chunk.kernel.name, tables, band=band)
+    taps, dots = planes.taps(line_taps, column_taps), []
+    for first in range(0, layout.c_per_group, chunk.channels):
+        channels = np.arange(min(chunk.channels, layout.c_per_group - first))[:, None] * planes.channel
+        of_channels = {
+            "x_offset": x.offset + first * x.channel,
+            "out_offset": out_offset + first * layout.taps,
+            "channels": len(channels),
+            "rows": len(channels) * layout.taps,
+        }
+        a_row = padded((channels + taps).ravel(), chunk.kernel.rows)
+        tables = tables | {"a_row": a_row}
+        dots.append(
+            Step(f"lines_{layout.type}", tasks, sizes | of_channels, False, chunk.kernel.name, tables, band=band)
+        )
     clear = () if one_batch else (layout.clear(out_offset, parts * layout.out_channels, rows),)
     reduce = sum_parts(
         layout, 1, src_offset=out_offset, src_part=weights, src_group=0, src_row=1, src_lane=rows, parts=parts,
@@ -131,7 +146,7 @@ def grad_weight_dot(layout: Layout) -> Draft:
         chunk.kernel.name,
         chunk.cycles,
         before=(clear,),
-        each=(packing, (dots,)),
+        each=(packing, tuple(dots)),
         after=() if straight else ((reduce,),),
     )
 
@@ -151,40 +166,49 @@ def _band(layout: Layout, bands: Bands, chunk: Chunk) -> tuple[Planes, dict[str,
 def _chunk(layout: Layout, bands: Bands | None) -> Chunk:
     """Return the chunk that takes the fewest cycles; ``bands`` is None where x and grad_out lie in planes."""
     best: Chunk | None = None
-    for kernel in layout.micro_kernels:
-        if kernel.algorithm != "dot":
+    kernels = [kernel for kernel in layout.micro_kernels if kernel.algorithm == "dot"]
+    widths = [layout.out_width, *(size for size in CHUNK_COLUMNS if size < layout.out_width)]
+    for kernel, channels, columns, room in product(
+        kernels, _channels(layout), widths, (FAST_BAND_BYTES, MAX_BAND_BYTES)
+    ):
+        lines, pitch, fill = max(1, room // (columns * layout.itemsize)), 0, 0.0
+        if bands is not None:
+            pitch = -(-(columns + bands.more_columns) // kernel.lanes) * kernel.lanes
+            planes = channels * bands.phases * layout.itemsize
+            lines = (room // planes - kernel.lanes) // pitch - bands.more_lines
+            fill = channels * bands.phases * (6 + 2 * pitch / kernel.lanes)
+        lines = min(lines, layout.out_height)
+        if lines < 1:
             continue
-        for columns in (layout.out_width, *(size for size in CHUNK_COLUMNS if size < layout.out_width)):
-            for room in (FAST_BAND_BYTES, MAX_BAND_BYTES):
-                lines, pitch, fill = max(1, room // (columns * layout.itemsize)), 0, 0.0
-                if bands is not None:
-                    pitch = -(-(columns + bands.more_columns) // kernel.lanes) * kernel.lanes
-                    planes = layout.c_per_group * bands.phases * layout.itemsize
-                    lines = (room // planes - kernel.lanes) // pitch - bands.more_lines
-                    fill = layout.c_per_group * bands.phases * (6 + 2 * pitch / kernel.lanes)
-                lines = min(lines, layout.out_height)
-                if lines < 1:
-                    continue
-                down, across = -(-layout.out_height // lines), -(-layout.out_width // columns)
-                lines = -(-layout.out_height // down)
-                more = 0 if bands is None else bands.more_lines
-                chunk = CHUNK_CYCLES + fill * (lines + more) + _tile_cycles(layout, kernel, lines, columns)
-                cycles = layout.images * layout.groups * down * across * chunk
-                if best is None or cycles < best.cycles:
-                    best = Chunk(kernel, lines, columns, pitch, cycles)
+        down, across = -(-layout.out_height // lines), -(-layout.out_width // columns)
+        lines = -(-layout.out_height // down)
+        more = 0 if bands is None else bands.more_lines
+        chunk = CHUNK_CYCLES + fill * (lines + more) + _tile_cycles(layout, kernel, channels, lines, columns)
+        shares = -(-layout.c_per_group // channels)
+        cycles = layout.images * layout.groups * shares * down * across * chunk
+        if best is None or cycles < best.cycles:
+            best = Chunk(kernel, channels, lines, columns, pitch, cycles)
     if best is None:
         raise UnsupportedError("its algorithm 'dot' has too many channels in a group for its bands")
     return best
 
 
-def _tile_cycles(layout: Layout, kernel: MicroKernel, lines: int, columns: int) -> float:
-    """Return the cycles of all tiles of a group over a chunk: by arithmetic or loads, and adding up the lanes."""
+def _channels(layout: Layout) -> list[int]:
+    """Return how many channels of a group a task may take: all; on the stack as many or fewer as make tasks enough."""
+    if not layout.on_stack:
+        return [layout.c_per_group]
+    most = max(1, min(layout.c_per_group, layout.c_per_group * layout.groups // PIECES))
+    return [most >> halvings for halvings in range(most.bit_length())]
+
+
+def _tile_cycles(layout: Layout, kernel: MicroKernel, channels: int, lines: int, columns: int) -> float:
+    """Return the cycles of all tiles of channels over a chunk: by arithmetic or loads, and adding up the lanes."""
     vectors = kernel.columns // kernel.lanes
-    tiles = -(-layout.c_per_group * layout.taps // kernel.rows) * -(-layout.k_per_group // vectors)
+    tiles = -(-channels * layout.taps // kernel.rows) * -(-layout.k_per_group // vectors)
     across = -(-columns // kernel.lanes)
     loads = (0.95 if kernel.isa == "avx512" else 0.6) * kernel.rows + 0.5 * vectors
     # All rows go past some channels of grad_out before the next ones come.
-    if (layout.c_per_group + vectors) * lines * columns * layout.itemsize > FIRST_CACHE_BYTES:
+    if (channels + vectors) * lines * columns * layout.itemsize > FIRST_CACHE_BYTES:
         loads *= FAR if layout.taps > 1 else FAR_APART
     step = max(0.5 * kernel.rows * vectors, loads, 2.0)
     # Without masks the last vector of a line is loaded lane by lane.

@@ -202,6 +202,7 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.channels.gathers = <const index_t *> _table(step, "gathers")
         data.channels.offsets = <const index_t *> _table(step, "offsets")
         data.channels.tile_row = <const index_t *> _table(step, "tile_row")
+        data.channels.a_terms = <const index_t *> _table(step, "a_terms")
     elif kind == "bands":
         data.sliding.sizes = step.sizes
         data.sliding.kernel = _kernel(step.kernel)

@@ -106,7 +106,9 @@ cdef extern from "kernels/steps.h" nogil:
         index_t groups, rows, channels, channels_at_once
         index_t gathers, pieces, panels, panel_tasks, panels_per_task
         index_t more_lines, more_columns
-        index_t turned_offset, band_offset
+        index_t turned_offset, band_offset, weight_offset
+        index_t on_stack
+        index_t a_group, a_row, a_channel, a_in_line
         index_t watch_nan
 
     ctypedef struct channels_step:
@@ -119,6 +121,7 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *gathers
         const index_t *offsets
         const index_t *tile_row
+        const index_t *a_terms
 
     ctypedef struct sliding_sizes:
         index_t x_image, x_group
@@ -156,7 +159,7 @@ cdef extern from "kernels/steps.h" nogil:
     ctypedef struct lines_sizes:
         index_t x_buffer, x_offset, x_image, x_group, x_pitch, in_place
         index_t g_buffer, g_offset, g_image, g_channel, g_line
-        index_t out_buffer, out_offset, out_part, one_batch
+        index_t out_buffer, out_offset, out_part, out_channel, one_batch
         index_t groups, groups_per_task, k_per_group, channels, rows
         index_t lines, width, more_lines, more_columns, lines_at_once, columns_at_once, parts
 

@@ -109,9 +109,12 @@ class Layout:
         most_images: int,
         prepacked: bool = False,
         rates: Rates = BUILT_IN,
+        on_stack: bool = False,
     ) -> None:
         self.problem = problem
         self.rates = rates
+        #: Whether no workspace is to be had, so that an algorithm that can keeps to MAX_BAND_BYTES of the stack.
+        self.on_stack = on_stack
         #: Whether the weight has been packed before: SECOND is then what ``packing`` makes of it.
         self.prepacked = prepacked
         self.packing: tuple[Step, ...] = ()
@@ -219,6 +222,7 @@ class Layout:
             packing=(self.packing,) if self.packing else (),
             packed_bytes=self.packed_size * self.itemsize,
             instead=instead,
+            on_stack=self.on_stack,
             **stages,
         )
 

@@ -28,6 +28,8 @@ from convcore_cpu.winograd_grad_weight import winograd_grad_weight
 
 #: Workspace of this size is asked of any problem without being told to (bytes).
 FAIR_BYTES = 64_000_000
+#: Algorithms that can do without workspace, in smaller pieces.
+SPARING = ("channels", "dot")
 #: A packed weight is larger, and comes from further away than the model knows: it must promise so much (measured on
 #: 512->512 3x3: 7x7, promised 0.72 and took 0.77 of the time; 14x14, promised 0.85 and took 1.9 times as long).
 WORTH_PACKING = 0.8
@@ -62,11 +64,17 @@ def make_program(
             f"it has no algorithm {problem.algorithm!r} for {problem.op}; it has {', '.join(map(repr, known))}"
         )
     limit, smallest = workspace_limit(problem), None
-    # One image at a time takes the least workspace, and one thread.
-    for images, most_threads in ((problem.input_shape[0], threads), (1, threads), (1, 1)):
+    # One image at a time takes less workspace, and one thread; pieces that fit on the stack take none.
+    for images, most_threads, sparing in (
+        (problem.input_shape[0], threads, problem.workspace_limit is not None),
+        (1, threads, True),
+        (1, 1, True),
+    ):
         drafts, reasons = [], []
-        for name in names:
-            draft = ALGORITHMS[problem.op][name](Layout(problem, micro_kernels, most_threads, images, rates=rates))
+        ways = [(name, False) for name in names] + [(name, True) for name in names if sparing and name in SPARING]
+        for name, on_stack in ways:
+            layout = Layout(problem, micro_kernels, most_threads, images, rates=rates, on_stack=on_stack)
+            draft = ALGORITHMS[problem.op][name](layout)
             try:
                 drafts.append((next(draft).seconds, draft))
             except UnsupportedError as reason:
@@ -86,9 +94,8 @@ def make_program(
                 best = program
         if best is not None:
             return best
-        if len(reasons) == len(names):
-            raise UnsupportedError("; ".join(reasons))
-    assert smallest is not None
+        if smallest is None:
+            raise UnsupportedError("; ".join(dict.fromkeys(reasons)))
     if problem.workspace_limit is None:
         return smallest
     raise UnsupportedError(f"it needs {smallest.memory_bytes} bytes of workspace, workspace_limit is {limit}")

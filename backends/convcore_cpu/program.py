@@ -75,7 +75,8 @@ class Program:
     When a NaN was seen, ``exact`` follows ``each``, or without one ``instead`` follows all.  The steps of a stage are
     independent of each other.  ``threads`` is an upper limit, None if there is none; with ``scratch_bytes``, what each
     thread needs besides the workspace, there is one.  ``packing`` makes of the weight, once for
-    many calls, what the other stages read as SECOND; ``instead`` reads the weight itself.
+    many calls, what the other stages read as SECOND; ``instead`` reads the weight itself.  ``on_stack``: it was
+    laid out for want of workspace.
     """
 
     algorithm: str
@@ -93,6 +94,7 @@ class Program:
     instead: Program | None = None
     packing: Stages = ()
     packed_bytes: int = 0
+    on_stack: bool = False
 
     @property
     def memory_bytes(self) -> int:
@@ -105,7 +107,9 @@ class Program:
         threads = "all threads" if self.threads is None else f"at most {self.threads} thread(s)"
         cost = self.cost
         work = f"{cost.cycles:.3g} cycles and {cost.bytes:.3g} bytes, {cost.seconds * 1e3:.3g} ms on one core"
-        return f"{self.kernel or 'no micro-kernel'}, {threads}, {self.images_per_batch} image(s) at a time; {work}"
+        where = ", in pieces that fit on the stack" if self.on_stack else ""
+        images = f"{self.images_per_batch} image(s) at a time{where}"
+        return f"{self.kernel or 'no micro-kernel'}, {threads}, {images}; {work}"
 
 
 #: How a program is laid out: what it costs at least comes first, and only if that may be the cheapest, the program.

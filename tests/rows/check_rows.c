@@ -140,6 +140,7 @@ static int draw(void) { return rand() % 17 - 8; }
                                                .k_per_group = K,                                                       \
                                                .channels = 1,                                                          \
                                                .rows = TAPS,                                                           \
+                                               .out_channel = TAPS,                                                    \
                                                .more_lines = 1,                                                        \
                                                .more_columns = 4},                                                     \
                                      .kernel = row,                                                                    \

@@ -13,6 +13,9 @@
  * meets all panels.  The thread's scratch memory holds the sums of (gather, panel) as [pixel][lane], then some pixels
  * turned to be stored, then the band.
  *
+ * `on_stack`: where no workspace may be taken, the scratch memory is on the stack, and the weight is read where it
+ * lies: a task packs for itself what its one panel needs of `channels_at_once` channels.
+ *
  * `watch_nan` as in correlate.h.
  */
 
@@ -58,6 +61,25 @@ static inline void NAMED(part_of)(const index_t *gather, const index_t *piece, i
     *width = across < 0 ? 0 : across < piece[3] ? across : piece[3];
 }
 
+/* Lay out terms of a panel of the weight as [term][lane], those past its `wide` rows zero. */
+static void NAMED(pack_panel)(const channels_step *s, const TYPE *a, const index_t *terms, index_t count, index_t wide,
+                              TYPE *packed) {
+    const index_t columns = s->kernel->columns, row = s->sizes.a_row, lanes = s->turn->columns;
+    const turn_loop loop = {row, columns, count, 0};
+    index_t turned = 0;
+    for (; s->sizes.a_in_line && wide - turned >= lanes; turned += lanes) {
+        ((turn_function *)s->turn->function)(&loop, a + terms[0] + turned * row, packed + turned);
+    }
+    for (index_t l = 0; l < count; l++) {
+        const TYPE *from = a + terms[l];
+        TYPE *to = packed + l * columns;
+        if (row == 1) memcpy(to + turned, from + turned, (size_t)(wide - turned) * sizeof(TYPE));
+        else
+            for (index_t j = turned; j < wide; j++) to[j] = from[j * row];
+        for (index_t j = wide; j < columns; j++) to[j] = 0;
+    }
+}
+
 static void NAMED(channels)(const void *step, char *const *buffers, index_t images, index_t task) {
     const channels_step *s = step;
     const channels_sizes *z = &s->sizes;
@@ -73,7 +95,9 @@ static void NAMED(channels)(const void *step, char *const *buffers, index_t imag
     const TYPE *a = (const TYPE *)buffers[z->a_buffer];
     const TYPE *bias = z->bias_buffer < 0 ? NULL : (const TYPE *)buffers[z->bias_buffer] + group * z->rows;
     TYPE *out = (TYPE *)buffers[z->out_buffer] + z->out_offset + image * z->out_image + group * z->out_group;
-    TYPE *sums = (TYPE *)buffers[SCRATCH], *turned = sums + z->turned_offset, *b = sums + z->band_offset;
+    _Alignas(64) TYPE stack[MAX_BAND_BYTES / sizeof(TYPE)];
+    TYPE *sums = z->on_stack ? stack : (TYPE *)buffers[SCRATCH], *packed = sums + z->weight_offset;
+    TYPE *turned = sums + z->turned_offset, *b = sums + z->band_offset;
     const TYPE zeros[MAX_TILE_ROWS] = {0};
     index_t at[MAX_TILE_ROWS], lines, width;
     int nan_seen = 0;
@@ -91,14 +115,20 @@ static void NAMED(channels)(const void *step, char *const *buffers, index_t imag
                                      .a_at = s->offsets + g[GATHER_TERMS],
                                      .a_row = at,
                                      .out_row = s->tile_row};
-            const TYPE *weight = a + g[GATHER_WEIGHT] + (group * z->panels + first_panel) * panel;
+            const TYPE *weight = packed;
+            if (z->on_stack) {
+                const index_t row = first_panel * columns, wide = z->rows - row < columns ? z->rows - row : columns;
+                NAMED(pack_panel)(s, a + group * z->a_group + row * z->a_row + channel * z->a_channel,
+                                  s->a_terms + g[GATHER_TERMS], loop.length, wide, packed);
+            } else {
+                weight = a + g[GATHER_WEIGHT] + (group * z->panels + first_panel) * panel + channel * taps * columns;
+            }
             NAMED(part_of)(g, piece, &lines, &width);
             const index_t pixels = lines * width, tiles = (pixels + tile_rows - 1) / tile_rows;
             for (index_t t = 0; t < tiles; t++, to += tile_size) {
                 NAMED(pixels_at)(t * tile_rows, pixels, width, tile_rows, s->band.sizes.pitch, 1, at);
                 for (index_t j = 0; j < panels; j++) {
-                    multiply(&loop, b, weight + j * panel + channel * taps * columns, channel ? NULL : zeros,
-                             to + j * tiles * tile_size);
+                    multiply(&loop, b, weight + j * panel, channel ? NULL : zeros, to + j * tiles * tile_size);
                 }
             }
             to += (panels - 1) * tiles * tile_size;

@@ -59,7 +59,7 @@ static inline __attribute__((always_inline)) void NAMED(dot_tile)(const int rows
         UNROLL for (int m = 0; m < rows; m++) {
             if (m >= kept) break;
             const TYPE total = NAMED(sum_of_lanes)(sum[m][v]);
-            TYPE *const to = out + v * z->rows + m;
+            TYPE *const to = out + v * z->out_channel + m;
             *to = add ? *to + total : total;
         }
     }
@@ -80,7 +80,7 @@ static inline __attribute__((always_inline)) void NAMED(dot)(const int rows, con
     for (index_t k = 0; k < z->k_per_group; k += vectors) {
         for (index_t m = 0; m < z->rows; m += rows) {
             NAMED(dot_tile)(rows, vectors, z, s->a_row + m, lines, width, z->rows - m, z->k_per_group - k, b,
-                            z->x_pitch, g + k * z->g_channel, add, out + k * z->rows + m);
+                            z->x_pitch, g + k * z->g_channel, add, out + k * z->out_channel + m);
         }
     }
 }

@@ -3,7 +3,7 @@
  * The pixels are summed in `parts` of neighbouring chunks of lines and columns, into the workspace (reduce.h adds them
  * up), or in one, straight into the weight.
  *
- * A task is one part of some groups.
+ * A task is one part of some groups; a step may have some channels of each group only.
  */
 static void NAMED(lines)(const void *step, char *const *buffers, index_t images, index_t task) {
     const lines_step *s = step;
@@ -25,7 +25,7 @@ static void NAMED(lines)(const void *step, char *const *buffers, index_t images,
             const index_t columns = z->width - column < z->columns_at_once ? z->width - column : z->columns_at_once;
             const index_t chunk[] = {line, column, lines, columns};
             dot(s, x + image * z->x_image, g + image * z->g_image, chunk, at > begin || !z->one_batch,
-                out + group * z->k_per_group * z->rows);
+                out + group * z->k_per_group * z->out_channel);
         }
     }
 }

@@ -94,7 +94,9 @@ typedef struct {
     index_t groups, rows, channels, channels_at_once; /* rows: channels of the result of a group */
     index_t gathers, pieces, panels, panel_tasks, panels_per_task;
     index_t more_lines, more_columns; /* of a band than of its piece */
-    index_t turned_offset, band_offset;
+    index_t turned_offset, band_offset, weight_offset;
+    index_t on_stack;                             /* A is the weight where it lies, and a task has one panel */
+    index_t a_group, a_row, a_channel, a_in_line; /* a_in_line: terms lie side by side */
     index_t watch_nan;
 } channels_sizes;
 typedef struct {
@@ -102,6 +104,7 @@ typedef struct {
     const micro_kernel *kernel, *turn, *fill;
     band band;
     const index_t *pieces, *gathers, *offsets, *tile_row;
+    const index_t *a_terms; /* where the terms of a row of the weight lie */
 } channels_step;
 /* A gather: where its pixels begin in the result, its size, its taps, its offsets, and where its weight begins. */
 enum { GATHER_OFFSET, GATHER_LINES, GATHER_WIDTH, GATHER_TAPS, GATHER_TERMS, GATHER_WEIGHT, GATHER_SIZES };
@@ -148,8 +151,8 @@ typedef struct {
 typedef struct {
     index_t x_buffer, x_offset, x_image, x_group, x_pitch, in_place; /* in_place: there is no band */
     index_t g_buffer, g_offset, g_image, g_channel, g_line;
-    index_t out_buffer, out_offset, out_part, one_batch;
-    index_t groups, groups_per_task, k_per_group, channels, rows; /* of a group; rows: channels times taps */
+    index_t out_buffer, out_offset, out_part, out_channel, one_batch;
+    index_t groups, groups_per_task, k_per_group, channels, rows; /* channels: some of a group's; rows: times taps */
     index_t lines, width, more_lines, more_columns, lines_at_once, columns_at_once, parts;
 } lines_sizes;
 typedef struct {
