@@ -442,6 +442,19 @@ def test_a_last_tile_that_begins_earlier_writes_only_its_own_rows(backend, algor
     assert_right(p, backend.plan(p)(*given), *given)
 
 
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_what_no_tap_of_a_stride_reaches_is_filled_once(backend, kind, layout, bias):
+    p = problem("grad_input", image=(2, 6, 7, 8), kernel=(4, 1, 2), stride=(2, 3), layout=layout, bias=bias)
+    chosen = device.choose()
+    recipe = plans.recipe(replace(p, algorithm="panel"), replace(device.traits(chosen, p), kind=kind))
+    assert [launch.file for launch in recipe.launches].count("fill.cl") == 1
+    assert sum(launch.function == "correlate" for launch in recipe.launches) == 2  # of six phases
+    given = operands(p)
+    assert_right(p, execute.OpenCLPlan(p, recipe, chosen)(*given), *given)
+
+
 # ---------------------------------------------------------------- devices and failures
 
 

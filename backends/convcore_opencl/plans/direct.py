@@ -61,6 +61,16 @@ def fold(problem: Problem) -> tuple[Launch, ...]:
     return (Launch("direct.cl", "fold", type_options(problem), items, buffers, folding(problem)),)
 
 
+def fill(problem: Problem, device: Traits) -> Launch:
+    """Put the bias, or zero, everywhere in grad_input: what phases of the stride have that no tap reaches."""
+    images, channels, *size = problem.input_shape
+    plane = math.prod(size)
+    run = plane if device.kind == "cpu" else 1
+    items = images * channels * (plane // max(run, 1))
+    arguments = np.int32(channels), np.int32(plane), np.int32(run), np.int64(items)
+    return Launch("fill.cl", "fill", type_options(problem), items, ("bias", "out"), arguments, device.tile_group)
+
+
 def extremes(dtype: np.dtype[Any], elements: int) -> Launch:
     """Look for the smallest and largest integer in buffer "first": they are in the (EXTREMES, 2) longs of "out"."""
     options = f"-DFIRST={c_type(dtype)}", "-DRESULT=long", "-DNHWC=0", "-DBOUNDARY_CONSTANT=1"

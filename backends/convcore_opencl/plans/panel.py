@@ -18,7 +18,7 @@ from convcore_opencl.plans.dense import (
     pack,
     weight_steps,
 )
-from convcore_opencl.plans.direct import fold
+from convcore_opencl.plans.direct import fill, fold
 from convcore_opencl.plans.recipe import (
     INT_MAX,
     Launch,
@@ -93,9 +93,14 @@ def correlations(problem: Problem, device: Traits, family: str) -> Recipe:
     """Return the launches of forward, or of each phase of grad_input."""
     launches: list[Launch] = []
     workspace: dict[str, int] = {}
-    for rows, columns in dense_axes(problem):
+    phases = list(dense_axes(problem))
+    if not all(rows.taps and columns.taps for rows, columns in phases):
+        launches.append(fill(problem, device))
+    for rows, columns in phases:
         out_channels = problem.weight_shape[0] // problem.groups if problem.op == "forward" else problem.weight_shape[1]
         tile = best_tile(device, problem, family, (out_channels, _positions(rows, columns, family)))
+        if not (rows.taps and columns.taps):
+            continue
         dense = dense_of(problem, rows, columns, tile[0])
         launches += _correlate(problem, dense, tile, device, workspace, family)
     launches += fold(problem)
