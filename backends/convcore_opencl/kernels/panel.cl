@@ -73,11 +73,14 @@ tile multiplied(private const vector *staged, global const RESULT *a, int row_st
 
 /* Stage the rows [from, to) of the panel under PANEL results, whose first pixels are at (top, left). */
 void stage_panel(private RESULT *staged, global const RESULT *in, int from, int to, int channels, int2 image,
-                 private const int *top, private const int *left, int count, RESULT fill) {
+                 int2 before, private const int *top, private const int *left, int count, RESULT fill) {
     const int column_step = COLUMN_STEP(channels);
     const long plane = PLANE(image);
     const int there = MIN(count, PANEL);
-    const bool run = STRIDE_W == 1 && column_step == 1 && top[0] == top[there - 1];
+    /* Whether the first pixels are side by side: in one row, or in rows as long as the image's. */
+    const int down = top[there - 1] - top[0];
+    const bool run = STRIDE_W == 1 && (STRIDE_H == 1 || down == 0) && column_step == 1 &&
+                     down * image.y + left[there - 1] - left[0] == there - 1;
     for (int tap = 0; tap < TAPS; ++tap) {
         const int r = tap / TAPS_W * DILATION_H, s = tap % TAPS_W * DILATION_W;
         int l = (from - tap + TAPS - 1) / TAPS * TAPS + tap;
@@ -85,15 +88,9 @@ void stage_panel(private RESULT *staged, global const RESULT *in, int from, int 
         RESULT *row = staged + (l - from) * PANEL;
         const int h0 = source(top[0] + r, image.x), w0 = left[0] + s;
         global const RESULT *line = in + l / TAPS * plane;
-        if (run && h0 >= 0 && w0 >= 0 && w0 + PANEL <= image.y) {
-            line += (long)h0 * image.y + w0;
-            for (; l < to; l += TAPS, line += plane, row += TAPS * PANEL)
-#pragma unroll
-                for (int v = 0; v < VECTORS; ++v)
-                    *(private vector *)(row + v * LANES) = *(global const loose *)(line + v * LANES);
-            continue;
-        }
-        if (run && h0 >= 0 && w0 >= 0 && w0 + there <= image.y) {
+        const bool inside = down == 0 ? h0 >= 0 && w0 >= 0 && w0 + there <= image.y
+                                      : s == before.y && top[0] + r >= 0 && top[there - 1] + r < image.x;
+        if (run && inside) {
             line += (long)h0 * image.y + w0;
             for (; l < to; l += TAPS, line += plane, row += TAPS * PANEL)
 #pragma unroll
@@ -146,7 +143,7 @@ kernel void correlate(global const RESULT *in, long in0, global const RESULT *we
     vector staged[STAGED * VECTORS];
     for (int from = 0; from == 0 || from < length; from += STAGED) {
         const int to = MIN(from + STAGED, length);
-        stage_panel((private RESULT *)staged, in, from, to, channels, image, top, left, count, fill);
+        stage_panel((private RESULT *)staged, in, from, to, channels, image, before, top, left, count, fill);
         for (int k = from_k; k < to_k; k += ROWS) {
             const int back = BACK(k, per_group);
             global const RESULT *a = weight + k / ROWS * tile_step - (long)back * row_step;
