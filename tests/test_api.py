@@ -107,7 +107,8 @@ def test_transpose_same_and_output_padding():
     assert convcore.conv_transpose2d(x, w, stride=2, padding="same").shape == (1, 3, 8, 10)
     whole = convcore.conv_transpose2d(x, w, stride=2)
     cut = convcore.conv_transpose2d(x, w, stride=2, padding=1, output_padding=1)
-    np.testing.assert_array_equal(cut, whole[:, :, 1:, 1:])
+    # Two problems of two sizes, which a backend may well compute by two algorithms.
+    np.testing.assert_allclose(cut, whole[:, :, 1:, 1:], rtol=1e-5, atol=1e-5)
     bias = image(3)
     np.testing.assert_allclose(
         convcore.conv_transpose2d(x, w, bias, stride=2), whole + bias[:, None, None], rtol=1e-5, atol=1e-5

@@ -225,6 +225,21 @@ class TestPrograms:
         operands = random_operands(problem)
         assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
 
+    @pytest.mark.parametrize("size", [(5, 1), (7, 1), (6, 2), (5, 3)])
+    @pytest.mark.parametrize("stride", [(2, 2), (3, 2), (4, 2), (2, 3)])
+    def test_narrow_results_have_fewer_gathers_than_a_stride_has_columns(self, size, stride):
+        problem = make_problem(
+            "grad_input", images=2, channels=(3, 3), groups=3, size=size, stride=stride, padding=((1, 1), (1, 1)),
+            algorithm="sliding",
+        )  # fmt: skip
+        operands = random_operands(problem)
+        room = np.full(2 * np.prod(problem.result_shape), 7, np.float32)
+        out, after = np.split(room, 2)
+        out = out.reshape(problem.result_shape)
+        CPUPlan(problem, make_program(problem, all_rows()))(*operands, out=out)
+        assert_within(out, problem, *operands)
+        assert (after == 7).all()
+
     @pytest.mark.parametrize("name", ["plain", "1x1"])
     def test_an_operand_that_needs_no_padding_is_not_copied(self, name):
         problem = make_problem("forward", **GEOMETRIES[name] | {"size": (9, 64)})

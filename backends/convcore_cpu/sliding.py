@@ -308,7 +308,7 @@ def _step(slide: Slide, places: dict[str, int]) -> Generator[Cost, None, tuple[S
         "rows": len(direction.rows),
         "channels": slide.channels,
         "gathers": len(gathers),
-        "interleaved": _interleaved(direction),
+        "interleaved": _interleaved(slide),
         "line_step": line_step,
         "column_step": column_step,
         "more_lines": more_lines,
@@ -345,10 +345,11 @@ def _skips(slide: Slide) -> bool:
     )
 
 
-def _interleaved(direction: Direction) -> int:
+def _interleaved(slide: Slide) -> int:
     """Return how many gathers share a line of the result in turns, if the kernel knows to interleave so many."""
-    first, *others = direction.gathers
-    in_line = 1 + sum(gather.out_offset - first.out_offset < first.out_column for gather in others)
+    first, *others = slide.direction.gathers
+    line = first.out_line // slide.stride[0]  # a narrow one has fewer gathers than the stride has columns
+    in_line = 1 + sum(gather.out_offset - first.out_offset < min(first.out_column, line) for gather in others)
     return 2 if in_line == 2 and first.out_column == 2 else 1
 
 
