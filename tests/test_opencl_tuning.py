@@ -301,7 +301,7 @@ class TestFirstCalls:
     Of this thread's own time: what others do on this machine meanwhile is left out, and so is the arithmetic.
     """
 
-    SHAPES = tuple((16 + i % 3, 20 + i, 21 + 2 * i) for i in range(50))
+    SHAPES = tuple((16 + i % 3, 20 + i, 21 + 2 * i) for i in range(110))
 
     def first_and_second(self, backend, shape):
         channels, height, width = shape
@@ -323,10 +323,14 @@ class TestFirstCalls:
         for shape in self.SHAPES[:10]:  # the specialisations there are
             self.first_and_second(backend, shape)
         built = program.programs.count
-        seconds = [self.first_and_second(backend, shape) for shape in self.SHAPES[10:]]
+        for first in range(10, len(self.SHAPES), 10):  # what others do slows a round, but hardly all of them
+            seconds = [self.first_and_second(backend, shape) for shape in self.SHAPES[first : first + 10]]
+            more = np.subtract(*np.median(seconds, axis=0))
+            if more < 1e-3:
+                break
+            time.sleep(0.5)
         assert program.programs.count == built
-        first, second = np.quantile(seconds, 0.1, axis=0)  # a busy machine slows many of them
-        assert first - second < 1e-3
+        assert more < 1e-3
 
 
 class TestBinaries:
