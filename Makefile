@@ -29,7 +29,8 @@ demo: $(VENV)/.demo ## install what is needed, then run the main job on a photog
 
 test: lint ## lint, types, layering, unit tests and the conformance kit over every backend
 	$(call say,Running the tests and the conformance kit)
-	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -rs --numprocesses 2 --dist worksteal
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -rs -m 'not alone' --numprocesses 2 --dist worksteal
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -rs -m alone
 
 conformance: $(VENV)/.test ## the whole conformance kit over every backend, a table for each: several minutes
 	@for backend in numpy cpu opencl; do $(BIN)/convcore test $$backend || exit 1; done

@@ -317,6 +317,7 @@ class TestFirstCalls:
             backend.synchronize()
         return seconds
 
+    @pytest.mark.alone
     def test_the_first_call_costs_under_a_millisecond_more_than_the_second(self, backend):
         from convcore_opencl import program
 

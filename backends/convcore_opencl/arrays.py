@@ -11,7 +11,8 @@ from pyopencl.characterize import has_coarse_grain_buffer_svm
 
 from convcore.spi import Problem
 from convcore_opencl import device as devices
-from convcore_opencl.execute import NAMES, Operand, enqueue, prepare, stand_in
+from convcore_opencl import program
+from convcore_opencl.execute import NAMES, Operand, enqueue, stand_in
 from convcore_opencl.failures import reporting
 from convcore_opencl.plans.direct import EXTREMES, extremes
 
@@ -166,7 +167,7 @@ def _magnitude(queue: cl.CommandQueue, array: cla.Array) -> int:
     found = np.empty((EXTREMES, 2), np.int64)
     result = cl.Buffer(queue.context, cl.mem_flags.WRITE_ONLY, found.nbytes)
     operands = {"first": _operand(queue, array), "out": Operand(result)}
-    launches = [extremes(array.dtype, array.size)]
-    event = enqueue(prepare(launches, queue), launches, queue, operands, _events(array))
+    launch = extremes(array.dtype, array.size)
+    event = enqueue([program.programs.kernel(queue, launch)], [launch], queue, operands, _events(array))
     cl.enqueue_copy(queue, found, result, wait_for=[event])
     return max(int(found.max()), -int(found.min()))

@@ -109,11 +109,10 @@ class OpenCLPlan(Plan):
 
         Whatever may be refused, memory and kernels, is asked for before the first launch.
         """
-        launches = self.recipe.launches
-        kernels = program.programs.kernels(self, queue, lambda: prepare(launches, queue))
+        kernels = [program.programs.kernel(queue, launch) for launch in self.recipe.launches]
         scratch = {name: Operand(allocate(queue, size)) for name, size in self.recipe.workspace.items()}
         operands = {**operands, **scratch, "nothing": Operand(None)}
-        return enqueue(kernels, launches, queue, operands, wait_for, account)
+        return enqueue(kernels, self.recipe.launches, queue, operands, wait_for, account)
 
 
 def allocate(queue: cl.CommandQueue, size: int) -> cl.MemoryObjectHolder:
@@ -127,19 +126,8 @@ def stand_in(context: cl.Context) -> cl.Buffer:
     return cl.Buffer(context, cl.mem_flags.READ_WRITE, 1)
 
 
-def prepare(launches: Sequence[Launch], queue: cl.CommandQueue) -> list[program.PreparedKernel]:
-    """Return a kernel for each launch, with all but its buffers set."""
-    return [_prepared(launch, queue) for launch in launches]
-
-
-def _prepared(launch: Launch, queue: cl.CommandQueue) -> program.PreparedKernel:
-    built = program.programs.program(queue, launch.file, launch.options)
-    arguments = [np.array(value, np.int32) if isinstance(value, tuple) else value for value in launch.arguments]
-    return program.PreparedKernel(cl.Kernel(built, launch.function), len(launch.buffers), arguments)
-
-
 def enqueue(
-    kernels: Sequence[program.PreparedKernel],
+    kernels: Sequence[program.Kernel],
     launches: Sequence[Launch],
     queue: cl.CommandQueue,
     operands: Mapping[str, Operand],
@@ -148,7 +136,8 @@ def enqueue(
 ) -> cl.Event:
     """Enqueue launches, each after the one before; ``operands`` has the buffers they name.  Return the last's event."""
     for kernel, launch in zip(kernels, launches, strict=True):
-        event = kernel.launch(queue, launch.sizes, [operands[name] for name in launch.buffers], wait_for)
+        buffers = [part for name in launch.buffers for part in operands[name]]
+        event = kernel.launch(queue, launch.sizes, (*buffers, *launch.values), wait_for)
         wait_for = [event]
         if account is not None:
             account.add(f"kernel {launch.file.removesuffix('.cl')}.{launch.function}", 0, event)

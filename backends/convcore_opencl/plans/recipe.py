@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,8 @@ MOST_CHUNKS = 256
 #: Phases of a stride that are worth a launch each.
 MOST_PHASES = 256
 INT_MAX = 2**31 - 1
+#: A pair of int32.
+INT2 = np.dtype((np.void, 8))
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,22 @@ class Launch:
     def sizes(self) -> Pair:
         """Work-items in all, a multiple of the group, and in a group."""
         return -(-self.items // self.group) * self.group, self.group
+
+    @cached_property
+    def values(self) -> tuple[Any, ...]:
+        """The arguments after the buffers, as the driver takes them."""
+        return tuple(np.array(value, np.int32) if isinstance(value, tuple) else value for value in self.arguments)
+
+    @cached_property
+    def types(self) -> tuple[np.dtype[Any] | None, ...]:
+        """The type of each argument; None is a buffer's."""
+        buffers = (None, np.dtype(np.int64)) * len(self.buffers)
+        return *buffers, *(INT2 if isinstance(value, tuple) else value.dtype for value in self.arguments)
+
+    @cached_property
+    def kernel(self) -> tuple[Any, ...]:
+        """What launches of the same kernel have in common."""
+        return self.file, self.function, self.options, self.types
 
 
 @dataclass(frozen=True)
