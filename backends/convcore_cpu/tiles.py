@@ -106,8 +106,8 @@ def _miss_cycles(rows: int, line_bytes: int) -> float:
     Each row of a tile is a line read element by element; those of a set, 8 of which stay, push each other out.  Rows
     a multiple of 4 KiB apart are all in one: 1024->512 1x1 14x14 takes 3.1 ms by tiles of 14 rows, 2.1 by tiles of 8.
     """
-    lines = [m * line_bytes // 64 for m in range(rows)]
-    crowd = max(Counter(line % 64 for line in set(lines)).values())
+    lines = [m * line_bytes // LINE for m in range(rows)]
+    crowd = max(Counter(line % SETS for line in set(lines)).values())
     return 1.0 if crowd > 8 else 0.0
 
 
