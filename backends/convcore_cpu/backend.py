@@ -162,12 +162,15 @@ def _details(problem: Problem, isa: str, threads: int | None) -> str:
     """Return the model's numbers of every algorithm, fastest first, for ``explain()``."""
     found = _predictions(problem, isa, threads)
     seconds = {name: answer.seconds for name, answer in found.items() if not isinstance(answer, str)}
+    others = min((value for name, value in seconds.items() if name != "fft"), default=math.inf)
     lines = [f"model, on one core, at {_rates(problem, isa)}:"]
     for name in sorted(found, key=lambda name: seconds.get(name, math.inf)):
         answer = found[name]
         said = answer if isinstance(answer, str) else f"{answer.seconds * 1e3:.3g} ms, {answer.of}"
         if not isinstance(answer, str) and answer.memory_bytes > workspace_limit(problem):
             said += f"; its {answer.memory_bytes} bytes of workspace are too many"
+        elif name == "fft" and name in seconds and others < WORTH_A_TRANSFORM:
+            said += f"; not chosen where others take less than {WORTH_A_TRANSFORM * 1e3:g} ms"
         lines.append(f"  {name}: {said}")
     return "\n".join(lines)
 

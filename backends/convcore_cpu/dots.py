@@ -210,7 +210,7 @@ def _tile_cycles(layout: Layout, kernel: MicroKernel, channels: int, lines: int,
     # All rows go past some channels of grad_out before the next ones come.
     if (channels + vectors) * lines * columns * layout.itemsize > FIRST_CACHE_BYTES:
         loads *= FAR if layout.taps > 1 else FAR_APART
-    step = max(0.5 * kernel.rows * vectors, loads, 2.0)
+    step = max(kernel.multiply * kernel.rows * vectors, loads, 2.0)
     # Without masks the last vector of a line is loaded lane by lane.
     last = 8.0 * (kernel.rows + vectors) if kernel.isa == "baseline" and columns % kernel.lanes else 2.0
     return tiles * (20 + lines * (last + across * step) + 6.0 * kernel.rows * vectors)

@@ -14,6 +14,7 @@ class MicroKernel:
     rows: int
     columns: int
     lanes: int
+    multiply: float = 0.5
 
 MICRO_KERNELS: dict[str, tuple[MicroKernel, ...]]
 ISAS: tuple[str, ...]

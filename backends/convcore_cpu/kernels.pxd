@@ -14,6 +14,7 @@ cdef extern from "kernels/micro.h" nogil:
     ctypedef struct micro_kernel_table:
         const micro_kernel *rows
         int count
+        float (*multiply)(index_t rounds, float factor) nogil
 
 
 cdef extern from "kernels/isa.h" nogil:

@@ -483,7 +483,7 @@ def _tile_cycles(kernel: MicroKernel, channels: int, patches: Counter[tuple[int,
         x_lines = lines + kernel.rows - 1 if shared else lines
         loads = (x_lines if shared else lines * kernel.rows) * columns * vectors
         taps = lines * columns if small else multiplications
-        arithmetic = multiplications * vectors * 0.5
+        arithmetic = multiplications * vectors * kernel.multiply
         cycles = max(arithmetic, loads * (0.9 if wide else 0.6) + 0.5 * taps) + 10 + (0 if small else 3 * x_lines)
         total += count * cycles
     # What one channel leaves in memory the next one adds to.

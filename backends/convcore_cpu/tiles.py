@@ -63,7 +63,7 @@ def _panel_cycles(row: MicroKernel) -> float:
     Where the rows lie is kept in registers for about 8 of them; others are loaded for every term.
     """
     vectors = row.columns // row.lanes
-    arithmetic = row.rows * vectors * 0.5
+    arithmetic = row.rows * vectors * row.multiply
     loads = 0.5 * (row.rows + vectors)
     return max(arithmetic, loads, 4.0) + 0.7 + 0.2 * max(row.rows - 8, 0)
 
@@ -76,13 +76,14 @@ def _outer_cycles(row: MicroKernel, a_stride: int, channels: int, channel: int) 
     """
     vectors = row.columns // row.lanes
     wide = row.isa == "avx512"
-    arithmetic = row.rows * vectors * (0.75 if wide else 0.5)
+    arithmetic = row.rows * vectors * (max(row.multiply, 0.75) if wide else row.multiply)
     loads = 0.5 * row.rows + vectors * (1.0 if wide else 0.5)
     size = 4 if row.dtype == "f32" else 8
     misses = row.rows * _miss_cycles(row.rows, a_stride * size) + _far_cycles(
         row.rows, a_stride * size, channels, channel * size
     )
-    return max(arithmetic, loads, 4.0) + 1.0 + misses
+    hidden = row.rows * vectors * (row.multiply - 0.5)
+    return max(arithmetic, loads, 4.0) + 1.0 + max(misses - hidden, 0.0)
 
 
 @lru_cache(maxsize=1024)

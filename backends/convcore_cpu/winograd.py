@@ -162,13 +162,14 @@ def _cycles(layout: Layout, m: int) -> float:
     kernels = direction.rows * direction.channels
     if _is_fused(layout, m):
         # The tiles are the rows here.  A weight is read from memory, or the last-level cache.
-        products = panel_kernel(layout.micro_kernels, tiles, direction.rows)[1]
+        kernel, products = panel_kernel(layout.micro_kernels, tiles, direction.rows)
         weights = READ_CYCLES * points if layout.prepacked else 12 + 0.3 * points
     else:
-        products = panel_kernel(layout.micro_kernels, direction.rows, tiles)[1]
+        kernel, products = panel_kernel(layout.micro_kernels, direction.rows, tiles)
         in_cache = kernels * points * layout.itemsize < POINT_BYTES // 2
         weights = 0.4 * points if in_cache else 10 + 0.6 * points
     transforms = tiles * (direction.channels * INPUT_CYCLES[m] + direction.rows * OUTPUT_CYCLES[m])
+    transforms *= 2 * kernel.multiply
     return START_CYCLES + points * direction.channels * products + kernels * weights + transforms
 
 

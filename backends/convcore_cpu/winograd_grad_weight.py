@@ -182,10 +182,11 @@ def _cycles(layout: Layout, m: int) -> float:
     points, tiles = (m + 2) ** 2, layout.images * math.prod(direction_of(layout).tiles(m))
     sums = points * layout.channels * layout.out_channels
     tile_bytes = tiles * points * (layout.channels + layout.out_channels) * layout.itemsize
+    kernel, products = panel_kernel(layout.micro_kernels, layout.channels, layout.out_channels)
     return (
         START_CYCLES
         + (tile_bytes * BYTE_CYCLES if tile_bytes > POINT_BYTES else 0)
-        + points * tiles * panel_kernel(layout.micro_kernels, layout.channels, layout.out_channels)[1]
+        + points * tiles * products
         + sums * (SUM_CYCLES if sums * layout.itemsize <= POINT_BYTES else FAR_SUM_CYCLES)
-        + tiles * (layout.channels * INPUT_CYCLES[m] + layout.out_channels * GRAD_CYCLES[m])
+        + tiles * (layout.channels * INPUT_CYCLES[m] + layout.out_channels * GRAD_CYCLES[m]) * 2 * kernel.multiply
     )
