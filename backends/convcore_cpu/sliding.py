@@ -31,8 +31,9 @@ MOST_CHANNELS = 16
 PIECES = 8
 #: What a piece costs however small it is.
 PIECE_CYCLES = 30
-#: What the cycles of grad_input are worth beside those of other algorithms.
-GRAD_INPUT_WORTH = 0.75
+#: What the cycles of forward and of grad_input are worth beside those of other algorithms: where two units multiply
+#: vectors, and where one does, which hides some of the rest.
+WORTH = {0.5: (1.0, 0.75), 1.0: (0.9, 0.75)}
 #: Columns of a piece that are tried where a whole line is longer.
 PIECE_COLUMNS = (512, 256, 128, 64)
 #: Lines of x that a tile may read where they lie: more of them, a power of two apart, push each other out of the cache.
@@ -267,7 +268,8 @@ def _step(slide: Slide, places: dict[str, int]) -> Generator[Cost, None, tuple[S
     (line_step, column_step), (line_taps, column_taps) = slide.steps
     patches = [_patches(gather.line_taps, gather.column_taps) for gather in direction.gathers]
     cycles, kernel, pieces = _cheapest(slide, patches)
-    cost = Cost(cycles * (GRAD_INPUT_WORTH if slide.sign < 0 else 1), layout.problem.bytes, layout.rates)
+    worth = WORTH[kernel.multiply][int(slide.sign < 0)]
+    cost = Cost(cycles * worth, layout.problem.bytes, layout.rates)
     yield cost
     phases, (more_lines, more_columns) = len(direction.lines.starts), slide.reach
     pitch, band_lines = _band(slide, kernel, *pieces.largest())
