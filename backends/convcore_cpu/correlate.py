@@ -17,6 +17,8 @@ from convcore_cpu.tiles import outer_kernel, padded
 
 #: What a call of a micro-kernel takes besides its terms (cycles).
 CALL_CYCLES = 60.0
+#: What an element of the result takes more whose neighbour another gather stores (cycles).
+APART_CYCLES = 1.0
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,12 @@ def gather_sizes(
     }
 
 
+def stored_apart(layout: Layout, direction: Direction, gather: Gather) -> float:
+    """Return the cycles it takes more to store what has other gathers' pixels between its own."""
+    stored = layout.images * layout.groups * gather.lines * gather.width * len(direction.rows)
+    return APART_CYCLES * stored if gather.out_column > 1 else 0.0
+
+
 def weight_taps(layout: Layout, gather: Gather) -> np.ndarray:
     """Return which taps of a kernel a gather meets, numbered row by row."""
     taps = product(gather.line_taps, gather.column_taps)
@@ -238,6 +246,7 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
             cycles += per_term * terms * len(gather.line_taps) * len(gather.column_taps)
             tiles = -(-len(direction.rows) // kernel.rows) * -(-gather.pixels(planes) // kernel.columns)
             cycles += layout.images * layout.groups * tiles * CALL_CYCLES
+            cycles += stored_apart(layout, direction, gather)
         return found, cycles
 
     planes = layout.in_place(FIRST, direction.lines, direction.columns)

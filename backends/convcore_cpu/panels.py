@@ -21,6 +21,7 @@ from convcore_cpu.correlate import (
     grad_input_direction,
     group_channels,
     place_result,
+    stored_apart,
     weight_taps,
 )
 from convcore_cpu.engine import MAX_TILES_PER_TASK, MicroKernel
@@ -44,8 +45,6 @@ TILE_CYCLES = 80.0
 FAR_CYCLES, READ_CYCLES = 1.0, 0.5
 # What it takes to pack one.
 PACK_CYCLES = 0.8
-#: What an element of the result takes more whose neighbour another gather stores (cycles).
-APART_CYCLES = 1.0
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,7 @@ def _cycles(layout: Layout, direction: Direction, gather: Gather, chosen: tuple[
     calls = layout.images / layout.batch * layout.groups * tiles * (TILE_CYCLES + blocks * CALL_CYCLES)
     packed = not layout.prepacked and (direction.weight_row == 1 or len(direction.gathers) > 1)
     reading = (READ_CYCLES if layout.prepacked else FAR_CYCLES) * far + PACK_CYCLES * packed
-    stored = layout.images * layout.groups * gather.lines * gather.width * len(direction.rows)
-    return products + calls + weights * reading + APART_CYCLES * (stored if gather.out_column > 1 else 0)
+    return products + calls + weights * reading + stored_apart(layout, direction, gather)
 
 
 def _terms(layout: Layout, direction: Direction, gather: Gather, kernel: MicroKernel, places: dict[str, int]) -> Terms:
