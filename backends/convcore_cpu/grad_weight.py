@@ -11,6 +11,7 @@ from itertools import product
 
 import numpy as np
 
+from convcore.spi import Pair
 from convcore_cpu.geometry import PlaneAxis, Tap
 from convcore_cpu.layout import TASKS, Layout, Planes, whole
 from convcore_cpu.program import FIRST, SECOND, Draft, Step
@@ -48,7 +49,10 @@ def _shares(blocks: int, groups: int, units: int, most_parts: int) -> tuple[int,
 
 @dataclass(frozen=True)
 class Roles:
-    """Which operand's channels are lanes, how many channels of a group those and the rows are, and where rows lie."""
+    """Which operand's channels are lanes, how many channels of a group those and the rows are, and where rows lie.
+
+    ``stride``: pixels of the planes from one term to the next, down and across.
+    """
 
     rows_of: int
     lanes_of: int
@@ -58,6 +62,7 @@ class Roles:
     line_taps: tuple[Tap, ...]
     columns: PlaneAxis
     column_taps: tuple[Tap, ...]
+    stride: Pair = (1, 1)
 
     @property
     def turned(self) -> bool:
@@ -86,8 +91,14 @@ class Lanes:
 
 
 def _roles(layout: Layout) -> Roles:
-    """Return the operands' roles: the smaller one is packed if its pixels are those of the other."""
-    c, k = layout.c_per_group, layout.k_per_group
+    """Return the operands' roles: the smaller one is packed if its pixels are those of the other.
+
+    Without padding x is read where it lies, whatever the stride.
+    """
+    c, k, problem = layout.c_per_group, layout.k_per_group, layout.problem
+    in_place = problem.layout == "NCHW" and layout.is_direct(FIRST) and problem.padding == ((0, 0), (0, 0))
+    if in_place and problem.stride != (1, 1):
+        return Roles(FIRST, SECOND, c, k, *layout.dense_axes(), problem.stride)
     axes = layout.forward_axes()
     if layout.halves == 2 or layout.taps > 1 or c >= k or not (axes[0].is_operand and axes[2].is_operand):
         return Roles(FIRST, SECOND, c, k, *axes)
@@ -134,7 +145,7 @@ def grad_weight_direct(layout: Layout) -> Draft:
         "a_offset": x.offset,
         "a_group": roles.row_channels * layout.halves * x.channel,
         "a_image": x.image,
-        "a_line": x.pitch,
+        "a_line": roles.stride[0] * x.pitch,
         "b_offset": g_offset,
         "b_group": lanes.group,
         "b_panel": lanes.panel,
@@ -151,7 +162,7 @@ def grad_weight_direct(layout: Layout) -> Draft:
         "images": 0,
         "lines": layout.out_height,
         "lines_at_once": max(1, CHUNK_BYTES // (layout.out_width * layout.halves * padded_lanes * layout.itemsize)),
-        **_terms(layout, x, lanes),
+        **_terms(layout, roles, x, lanes),
         "row_blocks": blocks,
         "row_tasks": row_tasks,
         "blocks_per_task": blocks_per_task,
@@ -181,15 +192,15 @@ def grad_weight_direct(layout: Layout) -> Draft:
     )
 
 
-def _terms(layout: Layout, x: Planes, lanes: Lanes) -> dict[str, int]:
+def _terms(layout: Layout, roles: Roles, x: Planes, lanes: Lanes) -> dict[str, int]:
     """Return how the pixels of a line are gone through: the fields of ``panel_loop``, for the halves pixel by pixel."""
     if layout.halves == 1:
         width = layout.out_width
         return {
             "repeats_per_line": 1,
             "length": width,
-            "a_step": 1,
-            "a_repeat": x.pitch,
+            "a_step": roles.stride[1],
+            "a_repeat": roles.stride[0] * x.pitch,
             "b_repeat": width * lanes.pixel,
         }
     return {

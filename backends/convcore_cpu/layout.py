@@ -236,6 +236,14 @@ class Layout:
             *forward_axis(self.width, self.kernel_width, sw, dw, left, self.out_width),
         )
 
+    def dense_axes(self) -> tuple[PlaneAxis, tuple[Tap, ...], PlaneAxis, tuple[Tap, ...]]:
+        """Lay out all of an x without padding, as a stride of 1 would read it."""
+        dh, dw = self.problem.dilation
+        return (
+            *forward_axis(self.height, self.kernel_height, 1, dh, 0, self.height - (self.kernel_height - 1) * dh),
+            *forward_axis(self.width, self.kernel_width, 1, dw, 0, self.width - (self.kernel_width - 1) * dw),
+        )
+
     def is_direct(self, operand: int) -> bool:
         """Whether an operand is of the computing type already."""
         return self.halves == 1 and self.source(operand) == self.type
