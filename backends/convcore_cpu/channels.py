@@ -319,6 +319,7 @@ def _step(
     image, channel, _, _ = layout.strides(direction.channels, direction.lines.extent, direction.columns.extent)
     piece_table = pieces.table()
     panel_tasks = -(-panels // max(1, pieces.panels_per_task))
+    interleaved = _interleaved(direction)
     sizes = {
         **places,
         "x_image": image,
@@ -338,6 +339,7 @@ def _step(
         "channels": channels,
         "channels_at_once": pieces.at_once,
         "gathers": len(gathers),
+        "interleaved": interleaved,
         "pieces": len(piece_table),
         "panels": panels,
         "panel_tasks": panel_tasks,
@@ -355,13 +357,24 @@ def _step(
         "gathers": np.array(gathers, np.int64),
         "offsets": np.concatenate(offsets),
         "a_terms": np.concatenate(a_terms),
-        "tile_row": np.arange(kernel.rows) * kernel.columns,
+        "tile_row": np.arange(kernel.rows) * interleaved * kernel.columns,
     }
     copy = next(row for row in reversed(layout.micro_kernels) if row.algorithm == "band")
     tasks = layout.groups * len(piece_table) * panel_tasks
     return Step(
         f"channels_{layout.type}", tasks, sizes, True, kernel.name, tables, layout.turn, band=band, fill=copy.name
     )
+
+
+def _interleaved(direction: Direction) -> int:
+    """Return of how many gathers, following each other, the pixels stand in turns in lines of the result: 2 or 1."""
+    pairs = list(zip(direction.gathers[::2], direction.gathers[1::2], strict=False))
+    in_turns = all(
+        one.out_column == 2
+        and (other.out_offset, other.lines, other.width) == (one.out_offset + 1, one.lines, one.width)
+        for one, other in pairs
+    )
+    return 2 if in_turns and 2 * len(pairs) == len(direction.gathers) > 0 else 1
 
 
 def _place(line: Tap, column: Tap, band: dict[str, int], phase: int) -> int:

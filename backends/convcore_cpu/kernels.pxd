@@ -105,7 +105,8 @@ cdef extern from "kernels/steps.h" nogil:
         index_t bias_buffer
         index_t out_buffer, out_offset, out_image, out_group, out_channel, out_line, out_column
         index_t groups, rows, channels, channels_at_once
-        index_t gathers, pieces, panels, panel_tasks, panels_per_task
+        index_t gathers, interleaved
+        index_t pieces, panels, panel_tasks, panels_per_task
         index_t more_lines, more_columns
         index_t turned_offset, band_offset, weight_offset
         index_t on_stack

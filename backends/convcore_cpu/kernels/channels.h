@@ -11,7 +11,8 @@
  * It takes `channels_at_once` channels at a time and brings what they need into a band (band.h), line by line and
  * within a line channel by channel, so that a tile reads from few pages and stays in the first-level cache while it
  * meets all panels.  The thread's scratch memory holds the sums of (gather, panel) as [pixel][lane], then some pixels
- * turned to be stored, then the band.
+ * turned to be stored, then the band.  Gathers whose pixels stand in turns in the lines of the result (`interleaved`)
+ * have them in turns in the sums too, which are then stored as those of one gather.
  *
  * `on_stack`: where no workspace may be taken, the scratch memory is on the stack, and the weight is read where it
  * lies: a task packs for itself what its one panel needs of `channels_at_once` channels.
@@ -38,7 +39,7 @@ static void NAMED(store_channels)(const channels_step *s, const TYPE *sums, inde
     index_t at[MAX_LANES];
     for (index_t first = 0; first < pixels; first += lanes, sums += lanes * columns) {
         const index_t left = pixels - first, count = left < lanes ? left : lanes;
-        NAMED(pixels_at)(first, pixels, width, lanes, z->out_line, z->out_column, at);
+        NAMED(pixels_at)(first, pixels, width, lanes, z->out_line, z->out_column / z->interleaved, at);
         if (z->out_channel == 1) {
             for (index_t m = 0; m < count; m++) {
                 memcpy(out + at[m], sums + m * columns, (size_t)wide * sizeof(TYPE));
@@ -83,7 +84,8 @@ static void NAMED(pack_panel)(const channels_step *s, const TYPE *a, const index
 static void NAMED(channels)(const void *step, char *const *buffers, index_t images, index_t task) {
     const channels_step *s = step;
     const channels_sizes *z = &s->sizes;
-    const index_t columns = s->kernel->columns, tile_rows = s->kernel->rows, tile_size = tile_rows * columns;
+    const index_t columns = s->kernel->columns, tile_rows = s->kernel->rows;
+    const index_t tile_size = tile_rows * columns * z->interleaved;
     panel_function *const multiply = (panel_function *)s->kernel->function;
     const index_t first_panel = task % z->panel_tasks * z->panels_per_task;
     const index_t most_panels = z->panels - first_panel;
@@ -105,10 +107,11 @@ static void NAMED(channels)(const void *step, char *const *buffers, index_t imag
     for (index_t channel = 0; channel < z->channels || !channel; channel += z->channels_at_once) {
         const index_t rest = z->channels - channel;
         const index_t channels = rest < z->channels_at_once ? rest : z->channels_at_once;
-        TYPE *to = sums;
+        TYPE *set = sums;
         ((band_function *)s->fill->function)(&s->band, x + channel * s->band.sizes.x_channel, channels, piece[0],
                                              piece[1], piece[2] + z->more_lines, piece[3] + z->more_columns, b);
-        for (const index_t *g = s->gathers; g < s->gathers + z->gathers * GATHER_SIZES; g += GATHER_SIZES) {
+        for (index_t i = 0; i < z->gathers; i++) {
+            const index_t *const g = s->gathers + i * GATHER_SIZES;
             const index_t taps = g[GATHER_TAPS], panel = z->channels * taps * columns;
             const panel_loop loop = {.repeats = 1,
                                      .length = channels * taps,
@@ -125,26 +128,28 @@ static void NAMED(channels)(const void *step, char *const *buffers, index_t imag
             }
             NAMED(part_of)(g, piece, &lines, &width);
             const index_t pixels = lines * width, tiles = (pixels + tile_rows - 1) / tile_rows;
+            TYPE *to = set + i % z->interleaved * columns;
             for (index_t t = 0; t < tiles; t++, to += tile_size) {
                 NAMED(pixels_at)(t * tile_rows, pixels, width, tile_rows, s->band.sizes.pitch, 1, at);
                 for (index_t j = 0; j < panels; j++) {
                     multiply(&loop, b, weight + j * panel, channel ? NULL : zeros, to + j * tiles * tile_size);
                 }
             }
-            to += (panels - 1) * tiles * tile_size;
+            if ((i + 1) % z->interleaved == 0) set += panels * tiles * tile_size;
         }
     }
-    for (const index_t *g = s->gathers; g < s->gathers + z->gathers * GATHER_SIZES; g += GATHER_SIZES) {
+    for (index_t i = 0; i < z->gathers; i += z->interleaved) {
+        const index_t *const g = s->gathers + i * GATHER_SIZES;
         NAMED(part_of)(g, piece, &lines, &width);
-        const index_t pixels = lines * width, tiles = (pixels + tile_rows - 1) / tile_rows;
+        const index_t tiles = (lines * width + tile_rows - 1) / tile_rows, pixels = lines * width * z->interleaved;
         TYPE *to = out + g[GATHER_OFFSET] + piece[0] * z->out_line + piece[1] * z->out_column;
         for (index_t j = 0; j < panels; j++, sums += tiles * tile_size) {
             const index_t k = (first_panel + j) * columns, wide = z->rows - k < columns ? z->rows - k : columns;
             for (index_t m = 0; bias && m < pixels; m++) {
-                for (index_t i = 0; i < wide; i++) sums[m * columns + i] += bias[k + i];
+                for (index_t lane = 0; lane < wide; lane++) sums[m * columns + lane] += bias[k + lane];
             }
             for (index_t m = 0; z->watch_nan && m < pixels; m++) nan_seen |= NAMED(has_nan)(sums + m * columns, wide);
-            NAMED(store_channels)(s, sums, pixels, width, wide, turned, to + k * z->out_channel);
+            NAMED(store_channels)(s, sums, pixels, width * z->interleaved, wide, turned, to + k * z->out_channel);
         }
     }
     if (nan_seen) __atomic_store_n((int *)buffers[NAN_SEEN], 1, __ATOMIC_RELAXED);

@@ -92,7 +92,8 @@ typedef struct {
     index_t bias_buffer; /* or -1 */
     index_t out_buffer, out_offset, out_image, out_group, out_channel, out_line, out_column;
     index_t groups, rows, channels, channels_at_once; /* rows: channels of the result of a group */
-    index_t gathers, pieces, panels, panel_tasks, panels_per_task;
+    index_t gathers, interleaved;                     /* gathers of one line of the result: 2 or 1 */
+    index_t pieces, panels, panel_tasks, panels_per_task;
     index_t more_lines, more_columns; /* of a band than of its piece */
     index_t turned_offset, band_offset, weight_offset;
     index_t on_stack;                             /* A is the weight where it lies, and a task has one panel */
