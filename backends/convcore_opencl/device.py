@@ -148,7 +148,7 @@ def traits(device: cl.Device, problem: Problem) -> Traits:
 @lru_cache
 def _traits(device: cl.Device, half: bool, fast: bool, tabled: bool) -> Traits:
     found = described(device)
-    if device.native_vector_width_float >= 16 and _works(device, "wide vectors"):
+    if device.native_vector_width_float >= 16 and _works(device, "wide registers"):
         found = replace(found, vector_bytes=64)
     if half:
         found = replace(found, float16=_works(device, "float16"))

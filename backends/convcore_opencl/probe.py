@@ -29,12 +29,22 @@ _PRODUCT = Problem("forward", (1, 40, 5, 29), (70, 40, 1, 1), (1, 70, 5, 29))
 _HALF = replace(_PRODUCT, dtypes=(np.dtype("f2"),) * 2, result_dtype=np.dtype("f2"))
 #: What is tried, by its word: the problem, and what is to be known of the device for it.
 WORDS: dict[str, tuple[Problem, dict[str, Any]]] = {
-    "wide vectors": (replace(_PRODUCT, algorithm="panel"), {"vector_bytes": 64}),
+    "wide registers": (replace(_PRODUCT, algorithm="panel"), {"vector_bytes": 64}),
     "float16": (_HALF, {"float16": True}),
     "tensor cores": (
         replace(_PRODUCT, algorithm="tensor_tile_tf32", accuracy="fast"),
         {"tensor_cores": "nvidia"},
     ),
+}
+
+#: Source that a compiler rejects if it says that it has none of these registers, as PoCL's LLVM 14 of a Zen 4 does.
+_NEEDED = {
+    "wide registers": """
+#if defined(__AVX__) && !defined(__AVX512F__)
+#error "vectors of 64 bytes are two registers each"
+#endif
+kernel void nothing() {}
+"""
 }
 
 
@@ -77,11 +87,16 @@ def _write(path: Path, known: dict[str, bool]) -> None:
 
 def main(index: int, word: str) -> bool:
     """Compute the word's problem on a device, in numbers that every precision holds; return whether it is right."""
+    import pyopencl as cl
+
     from convcore_opencl import device as devices
+    from convcore_opencl.binaries import NO_CACHE
     from convcore_opencl.execute import OpenCLPlan
 
     problem, known = WORDS[word]
     device = devices.all_devices()[index]
+    if word in _NEEDED:
+        cl.Program(devices.runtime(device).context, _NEEDED[word]).build(devices=[device], cache_dir=NO_CACHE)
     traits = replace(devices.described(device), **known)
     rng = np.random.default_rng(0)
     x, weight = (rng.integers(-2, 3, shape).astype(problem.result_dtype) for shape in problem.operand_shapes)
