@@ -34,6 +34,8 @@ ERRORS = {2: 0.9, 4: 2.9}
 # What a point of a tile takes to be written and read again, and one of the weight while it stays in a cache and
 # beyond (in flops of the product).
 TILE_COST, WEIGHT_COST, FAR_WEIGHT_COST, CACHE_BYTES = 110, 100, 300, 8 << 20
+# The bytes of a vector of the CPU these were measured on.
+MEASURED_VECTOR = 64
 # What three more launches take (in flops of the product).
 START_COST = {"cpu": 50e6, "gpu": 5e8, "accelerator": 5e8}
 
@@ -44,12 +46,12 @@ def gain(problem: Problem, device: Traits, tile: int) -> float:
     rows, channels = problem.weight_shape[:2]
     pairs = rows * channels
     near = points * pairs * problem.result_dtype.itemsize <= CACHE_BYTES
-    cost = points * (
-        2 * pairs * count
-        + TILE_COST * (rows + channels) * count
-        + (WEIGHT_COST if near or device.kind != "cpu" else FAR_WEIGHT_COST) * pairs
-    )
-    return problem.flops / (cost + (device.start_flops or START_COST[device.kind]))
+    weight_cost = WEIGHT_COST if near or device.kind != "cpu" else FAR_WEIGHT_COST
+    others = points * (TILE_COST * (rows + channels) * count + weight_cost * pairs)
+    others += device.start_flops or START_COST[device.kind]
+    if device.kind == "cpu":
+        others *= device.vector_bytes / MEASURED_VECTOR  # the product takes longer with narrow vectors, these do not
+    return problem.flops / (2 * points * pairs * count + others)
 
 
 def refusal(problem: Problem, tile: int) -> str:
