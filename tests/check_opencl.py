@@ -42,6 +42,7 @@ CHOSEN = {
 #: Those of the other families, which take a fraction of a second each.
 MANY = (
     *("1x1", "width-17-nhwc", "padding-one-side", "dilation-stride", "groups-odd", "float16-nhwc"),
+    *("depthwise-strided", "stride-3-1"),
     *("reflect-padding-beyond-kernel", "wrap-same", "edge-groups-odd", "symmetric-kernel-beyond-image"),
 )
 #: Two families need so many work-items in a group; the rest has smaller tiles for fewer.

@@ -228,7 +228,7 @@ def test_a_tiled_gradient_gives_the_same_bits_each_time(backend):
     assert " channels x 1 channels x 3x3 taps; " in plan.notes
     x, g, _ = operands(p)
     other = backend.plan(replace(p, algorithm="direct"))
-    np.testing.assert_allclose(plan(x, g), other(x, g), rtol=0, atol=2e-2)
+    np.testing.assert_allclose(plan(x, g), other(x, g), rtol=0, atol=5e-2)
     assert plan(x, g).tobytes() == plan(x, g).tobytes()
 
 
@@ -440,6 +440,25 @@ def test_a_last_tile_that_begins_earlier_writes_only_its_own_rows(backend, algor
     p = problem(op, image=(1, channels, 5, 7), kernel=(channels, 3, 3), padding=((1, 1), (1, 1)), algorithm=algorithm)
     given = operands(p)
     assert_right(p, backend.plan(p)(*given), *given)
+
+
+@pytest.mark.parametrize("op", ["forward", "grad_input"])
+@pytest.mark.parametrize("stride", [(2, 2), (1, 2), (3, 2), (2, 3)])
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+def test_every_tile_of_rows_has_all_phases_of_a_stride(backend, op, stride, before):
+    padding = ((before, 1), (before, 3))
+    p = problem(op, (1, 2, 7, 39), (2, 3, 3), stride, padding, groups=2, bias=True, algorithm="row_tile")
+    first, weight, bias = operands(p)
+    expected = formula(p, first, weight, bias)
+    infinite = weight.copy()
+    infinite[:, 0, 1, 2] = np.inf, np.nan
+    with np.errstate(invalid="ignore"):
+        other = formula(p, first, infinite, bias)
+    for tile in plans.row_tile.possible(p, device.traits(device.choose(), p)):
+        plan = backend.plan_with(p, {"algorithm": "row_tile", "tile": list(tile)})
+        assert len(plan.recipe.launches) == 1
+        np.testing.assert_allclose(plan(first, weight, bias), expected, rtol=1e-5, atol=1e-3)
+        np.testing.assert_allclose(plan(first, infinite, bias), other, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])

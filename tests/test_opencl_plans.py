@@ -161,7 +161,7 @@ def test_a_device_without_room_for_the_packed_copy_gets_the_direct_kernels():
         (
             replace(DENSE, dilation=(90, 70), algorithm="row_tile"),
             CPU,
-            "algorithm 'row_tile' stages 8192 pixels at most, these tiles need 27232",
+            "algorithm 'row_tile' stages 8192 pixels at most, these tiles need 27676",
         ),
         (
             replace(DENSE, op="grad_input", stride=(20, 30), algorithm="register_tile"),

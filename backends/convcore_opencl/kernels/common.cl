@@ -122,28 +122,110 @@ indices counted(int first) {
     return count.all;
 }
 
-#ifdef STRIDE_W
-/* The first of positions at, at + STRIDE_W, ... that is not before `bound`, as its number in [0, most]. */
-int reaching(int at, int bound, int most) { return CLAMP((bound - at + STRIDE_W - 1) / STRIDE_W, 0, most); }
+/* Vectors of a part of the lanes, which may start at any element too. */
+typedef WIDE(RESULT, 2) loose2 __attribute__((aligned(sizeof(RESULT))));
+typedef WIDE(RESULT, 4) loose4 __attribute__((aligned(sizeof(RESULT))));
+typedef WIDE(RESULT, 8) loose8 __attribute__((aligned(sizeof(RESULT))));
 
-/* Copy STRIDE_W * pitch pixels of row h, whose first is at `line`, from column `left` on, sorted by their phase in
-   the stride: staged[STRIDE_W][pitch].  h is -1 for a row of the fill value. */
-void stage(private RESULT *staged, int pitch, global const RESULT *line, int column_step, int left, int h, int size,
-           RESULT fill) {
-    for (int phase = 0; phase < STRIDE_W; ++phase, ++left, staged += pitch) {
-        const int from = h < 0 ? pitch : reaching(left, 0, pitch);
-        const int to = h < 0 ? pitch : MAX(reaching(left, size, pitch), from);
-        for (int column = 0; column < from; ++column) {
-            const int w = h < 0 ? -1 : source(left + column * STRIDE_W, size);
-            staged[column] = w < 0 ? fill : line[(long)w * column_step];
-        }
-        for (int column = from; column < to; ++column)
-            staged[column] = line[((long)left + column * STRIDE_W) * column_step];
-        for (int column = to; column < pitch; ++column) {
-            const int w = h < 0 ? -1 : source(left + column * STRIDE_W, size);
-            staged[column] = w < 0 ? fill : line[(long)w * column_step];
-        }
+/* Do DO(type, at) to vectors that cover `count` elements; two that overlap take the place of many single ones. */
+#define COVER(count, DO)                                                                                               \
+    do {                                                                                                               \
+        if ((count) >= LANES) {                                                                                        \
+            for (int at = 0; at < (count) - LANES; at += LANES) DO(loose, at);                                         \
+            DO(loose, (count) - LANES);                                                                                \
+        } else if ((count) >= 8) {                                                                                     \
+            DO(loose8, 0);                                                                                             \
+            DO(loose8, (count) - 8);                                                                                   \
+        } else if ((count) >= 4) {                                                                                     \
+            DO(loose4, 0);                                                                                             \
+            DO(loose4, (count) - 4);                                                                                   \
+        } else if ((count) >= 2) {                                                                                     \
+            DO(loose2, 0);                                                                                             \
+            DO(loose2, (count) - 2);                                                                                   \
+        } else if ((count) == 1) {                                                                                     \
+            DO(RESULT, 0);                                                                                             \
+        }                                                                                                              \
+    } while (0)
+
+/* Set `count` elements to a value. */
+void spread(private RESULT *to, int count, RESULT value) {
+#define SPREAD(type, at) *(private type *)(to + (at)) = value
+    COVER(count, SPREAD);
+}
+
+/* Copy `count` elements that lie `step` apart. */
+void bring(private RESULT *to, global const RESULT *from, int step, int count) {
+#define BRING(type, at) *(private type *)(to + (at)) = *(global const type *)(from + (at))
+    if (step == 1) {
+        COVER(count, BRING);
+        return;
     }
+    for (int i = 0; i < count; ++i) to[i] = from[(long)i * step];
+}
+
+/* Store the first `count` lanes, at most all, `step` apart. */
+void store(global RESULT *to, vector value, int step, int count) {
+#define STORE(type, at) *(global type *)(to + (at)) = *(private const type *)(lane + (at))
+    if (step == 1 && count >= LANES) {
+        *(global loose *)to = value;
+        return;
+    }
+    RESULT lane[LANES];
+    *(private loose *)lane = value;
+    if (step == 1) {
+        COVER(count, STORE);
+        return;
+    }
+    for (int i = 0; i < MIN(count, LANES); ++i) to[(long)i * step] = lane[i];
+}
+
+/* Copy `count` pixels of row h, whose first is at `line`, from column `left` on; h is -1 for a row of the fill value.
+ */
+void stage(private RESULT *staged, int count, global const RESULT *line, int column_step, int left, int h, int size,
+           RESULT fill) {
+    const int from = h < 0 ? count : CLAMP(-left, 0, count), to = h < 0 ? count : CLAMP(size - left, from, count);
+#if BOUNDARY_CONSTANT
+    spread(staged, from, fill);
+    spread(staged + to, count - to, fill);
+#else
+    for (int i = 0; i < from; ++i) staged[i] = line[(long)source(left + i, size) * column_step];
+    for (int i = to; i < count; ++i) staged[i] = line[(long)source(left + i, size) * column_step];
+#endif
+    bring(staged + from, line + (long)(left + from) * column_step, column_step, to - from);
+}
+
+#ifdef STRIDE_W
+/* Sort the pixels of a row by their phase in the stride: to[STRIDE_W][pitch], a vector wide at least. */
+#if STRIDE_W == 2 && LANES > 1
+#define SORT_PHASES(to, pitch, space, row)                                                                             \
+    for (int column = 0; column < (pitch); column += LANES) {                                                          \
+        const int at = MIN(column, (pitch) - LANES);                                                                   \
+        const vector low = *(space const loose *)((row) + 2 * at);                                                     \
+        const vector high = *(space const loose *)((row) + 2 * at + LANES);                                            \
+        *(private loose *)((to) + at) = joined(low.even, high.even);                                                   \
+        *(private loose *)((to) + (pitch) + at) = joined(low.odd, high.odd);                                           \
+    }
+#else
+#define SORT_PHASES(to, pitch, space, row)                                                                             \
+    for (int phase = 0; phase < STRIDE_W; ++phase)                                                                     \
+        for (int column = 0; column < (pitch); ++column)                                                               \
+            (to)[phase * (pitch) + column] = (row)[column * STRIDE_W + phase];
+#endif
+
+/* Stage STRIDE_W * pitch pixels as stage() does, sorted by their phase in the stride: staged[STRIDE_W][pitch].
+   `scratch` has room for as many. */
+void stage_sorted(private RESULT *staged, private RESULT *scratch, int pitch, global const RESULT *line,
+                  int column_step, int left, int h, int size, RESULT fill) {
+#if STRIDE_W == 1
+    stage(staged, pitch, line, column_step, left, h, size, fill);
+#else
+    if (column_step == 1 && h >= 0 && left >= 0 && left + STRIDE_W * pitch <= size) {
+        SORT_PHASES(staged, pitch, global, line + left)
+        return;
+    }
+    stage(scratch, STRIDE_W * pitch, line, column_step, left, h, size, fill);
+    SORT_PHASES(staged, pitch, private, scratch)
+#endif
 }
 #endif
 #endif

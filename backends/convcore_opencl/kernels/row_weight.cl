@@ -57,7 +57,7 @@ kernel void correlate(global const RESULT *x, long x0, global const RESULT *g, l
     const long chunk = chunk_pair / ((long)out_channels * depth);
     const int c = k / (out_channels / groups) * depth + pair % depth;
 
-    RESULT staged[TILE_H][STRIDE_W][PITCH], gradients[OUTPUTS];
+    RESULT staged[TILE_H][STRIDE_W][PITCH], scratch[STRIDE_W * PITCH], gradients[OUTPUTS];
     vector sums[TILE_H][TILE_W];
 #pragma unroll
     for (int r = 0; r < TILE_H; ++r)
@@ -71,12 +71,12 @@ kernel void correlate(global const RESULT *x, long x0, global const RESULT *g, l
             for (int r = 0; r < TILE_H; ++r) {
                 const int h = source(p * STRIDE_H + (r0 + r) * DILATION_H - before.x, image.x);
                 global const RESULT *line = x + x0 + at(n, c, MAX(h, 0), 0, channels, image);
-                stage(&staged[r][0][0], PITCH, line, COLUMN_STEP(channels), left, h, image.y, fill);
+                stage_sorted(&staged[r][0][0], scratch, PITCH, line, COLUMN_STEP(channels), left, h, image.y, fill);
             }
             global const RESULT *line = g + g0 + at(n, k, p, q, out_channels, result);
             const int left_over = MIN(result.y - q, OUTPUTS);
-            for (int output = 0; output < OUTPUTS; ++output)
-                gradients[output] = output < left_over ? line[(long)output * COLUMN_STEP(out_channels)] : 0;
+            bring(gradients, line, COLUMN_STEP(out_channels), left_over);
+            spread(gradients + left_over, OUTPUTS - left_over, 0);
 
             for (int v = 0; v * LANES < left_over; ++v) {
                 const vector gradient = *(private const loose *)&gradients[v * LANES];

@@ -26,6 +26,7 @@ from convcore_opencl.plans.recipe import (
     Traits,
     fill_of,
     floats_only,
+    pointwise,
     split,
     vector_options,
     weight_options,
@@ -231,8 +232,7 @@ def _grad_weight(problem: Problem, device: Traits, room: int) -> Recipe:
     per_group, length = k // problem.groups, math.prod(problem.weight_shape[1:])
     tile = best_tile(device, problem, "panel", (per_group, length))
     image, padding = problem.input_shape[2:], (problem.padding[0][0], problem.padding[1][0])
-    pointwise = problem.weight_shape[2:] == problem.stride == (1, 1) and padding == (0, 0) and image == tuple(grid)
-    if pointwise:
+    if pointwise(problem):
         image, grid = (1, math.prod(image)), [1, math.prod(grid)]
     options = (
         *vector_options(problem, device),

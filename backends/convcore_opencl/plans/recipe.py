@@ -271,6 +271,17 @@ def weight_options(problem: Problem) -> tuple[str, ...]:
     )
 
 
+def pointwise(problem: Problem) -> bool:
+    """Whether each result is of one pixel, and at the same place, so that an image may be taken for one long row."""
+    image = problem.input_shape[2:]
+    return (
+        problem.weight_shape[2:] == problem.stride == (1, 1)
+        and not any(map(any, problem.padding))
+        and image == problem.output_shape[2:]
+        and math.prod(image) <= INT_MAX
+    )
+
+
 def spans(problem: Problem, tile: Pair) -> Iterator[int]:
     """Yield how many rows and columns a tile of the result of forward, or of a phase of grad_input, reads."""
     stride = problem.stride if problem.op == "forward" else (1, 1)

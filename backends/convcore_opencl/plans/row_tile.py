@@ -7,15 +7,16 @@ import math
 import numpy as np
 
 from convcore.spi import Pair, Problem
-from convcore_opencl.plans.dense import Dense, dense_arguments, dense_axes, dense_of, dense_options, weight_steps
 from convcore_opencl.plans.direct import fold
 from convcore_opencl.plans.recipe import (
     Launch,
     Recipe,
     Traits,
+    axis_options,
     fill_of,
     floats_only,
     geometry,
+    pointwise,
     spans,
     split,
     vector_options,
@@ -24,10 +25,11 @@ from convcore_opencl.plans.recipe import (
 from convcore_opencl.plans.register_tile import tap_tile
 
 #: Rows and vectors of a tile of pixels by the bytes of a vector: at most 12 of the 16 vector registers of AVX2 hold
-#: them, 24 of the 32 of AVX-512.
-ROW_TILES = {32: ((4, 1), (4, 2), (4, 3)), 64: ((8, 1), (14, 1), (8, 2), (8, 3))}
-#: What a tile costs of its own, in vectors: where it is, and what of the pixels under it is not shared.
-TILE_COST = 6
+#: them, 24 of the 32 of AVX-512.  With as many rows fewer as there are column phases, each has such vectors.
+ROW_TILES = {32: ((7, 1), (7, 2), (3, 4), (2, 7)), 64: ((8, 1), (14, 1), (8, 2), (6, 4))}
+#: What a tile costs (measured on a Zen 4, in multiply-adds of vectors): itself, a vector stored, a row staged, and a
+#: vector of such a row that is sorted by the phases of a stride.
+TILE_COST, STORE_COST, ROW_COST, SORT_COST = 100, 6, 12, 10
 #: Vectors of outputs that grad_weight stages the pixels of at a time.
 SEGMENTS = (1, 2, 4)
 #: Pixels under such a tile that are staged; the kernel keeps them on the stack.
@@ -50,8 +52,9 @@ def _staged(problem: Problem, device: Traits) -> list[tuple[Pair, int]]:
         stride, dilation = problem.stride[1], problem.dilation[1]
         columns = {vectors: (vectors * lanes - 1) * stride + (width - 1) * dilation + stride for vectors in SEGMENTS}
         return [((height, vectors), height * columns[vectors]) for vectors in SEGMENTS]
-    tiles = ROW_TILES[device.vector_bytes]
-    return [(tile, math.prod(spans(problem, (tile[0], tile[1] * lanes)))) for tile in tiles]
+    phases = _steps(problem)[1][1]
+    tiles = {(max(rows // phases, 1), vectors) for rows, vectors in ROW_TILES[device.vector_bytes]}
+    return [(tile, math.prod(spans(problem, (tile[0], tile[1] * lanes)))) for tile in sorted(tiles)]
 
 
 def possible(problem: Problem, device: Traits) -> list[Pair]:
@@ -63,34 +66,67 @@ def recipe(problem: Problem, device: Traits, room: int) -> Recipe:
     """Stage the pixels a tile reads, then meet every tap by vector loads."""
     if problem.op == "grad_weight":
         return _row_weight(problem, device, room)
-    lanes = device.lanes(problem)
-    launches: list[Launch] = []
-    for rows, columns in dense_axes(problem):
-        dense = dense_of(problem, rows, columns, lanes)
-        height, vectors = _row_tile(problem, dense, device)
-        launches.append(_correlate(problem, dense, (height, vectors), device))
-    launches += fold(problem)
-    tile = f"tile of {height} rows x {vectors * lanes} pixels, {len(launches)} launch(es)"
-    return Recipe("row_tile", tuple(launches), notes=tile)
+    height, vectors = tile = _row_tile(problem, device)
+    note = f"tile of {height} rows x {vectors * device.lanes(problem)} pixels"
+    return Recipe("row_tile", (_correlate(problem, tile, device), *fold(problem)), notes=note)
 
 
-def _correlate(problem: Problem, dense: Dense, tile: Pair, device: Traits) -> Launch:
-    height, vectors = tile
-    tiles = -(-dense.rows.grid // height) * -(-dense.columns.grid // (vectors * device.lanes(problem)))
-    items = problem.input_shape[0] * dense.out_channels * tiles
-    sizes = dense_arguments(problem, dense)
-    arguments = (*sizes[:6], *weight_steps(problem, dense), *sizes[6:], np.int64(items))
-    options = *dense_options(problem, dense, device), f"-DTILE_H={height}", f"-DVECTORS={vectors}"
+def _correlate(problem: Problem, tile: Pair, device: Traits) -> Launch:
+    """Compute forward, or all phases of the stride of grad_input."""
+    forward = problem.op == "forward"
+    source, target = (problem.input_shape, problem.output_shape)[:: 1 if forward else -1]
+    (stride, phases), (image, result) = _steps(problem), _sizes(problem)
+    options = (
+        *vector_options(problem, device),
+        *axis_options(problem.weight_shape[2], stride[0], problem.dilation[0], "H"),
+        *axis_options(problem.weight_shape[3], stride[1], problem.dilation[1], "W"),
+        *(f"-DPHASES_H={phases[0]}", f"-DPHASES_W={phases[1]}", f"-DSKIP_OUTSIDE={int(not forward)}"),
+        *(f"-DTILE_H={tile[0]}", f"-DVECTORS={tile[1]}"),
+    )
+    plane = math.prod(problem.weight_shape[2:])
+    between = np.int64(problem.weight_shape[1] * plane), np.int64(plane)
+    arguments = (
+        *(np.int32(source[1]), image, np.int32(target[1]), result),
+        *(np.int32(problem.groups), np.int32(source[1] // problem.groups)),
+        *(np.int64(math.prod(problem.weight_shape) // problem.groups), *(between if forward else between[::-1])),
+        *((problem.padding[0][0], problem.padding[1][0]), fill_of(problem)),
+    )
+    items = source[0] * target[1] * _tiles(result, phases, tile, device.lanes(problem))
     buffers = "first", "second", "bias", "out"
-    return Launch("row_tile.cl", "correlate", options, items, buffers, arguments, device.tile_group)
+    return Launch("row_tile.cl", "correlate", options, items, buffers, (*arguments, np.int64(items)), device.tile_group)
 
 
-def _row_tile(problem: Problem, dense: Dense, device: Traits) -> Pair:
-    """Return the (rows, vectors) that cover the grid in the least time, what a tile costs of its own included."""
-    rows, columns, lanes = dense.rows.grid, dense.columns.grid, device.lanes(problem)
+def _steps(problem: Problem) -> tuple[Pair, Pair]:
+    """Return the stride with which forward reads and that with which grad_input writes, by rows and columns."""
+    return (problem.stride, (1, 1)) if problem.op == "forward" else ((1, 1), problem.stride)
+
+
+def _sizes(problem: Problem) -> tuple[Pair, Pair]:
+    """Return the sizes of the image that is read and of the one that is written; 1x1 kernels take it for one row."""
+    image, result = problem.input_shape[2:], problem.output_shape[2:]
+    if pointwise(problem):
+        image = result = 1, math.prod(image)
+    return (image, result) if problem.op == "forward" else (result, image)
+
+
+def _tiles(result: Pair, phases: Pair, tile: Pair, lanes: int) -> int:
+    """Return how many tiles cover a result."""
+    sizes = tile[0] * phases[0], tile[1] * lanes * phases[1]
+    return math.prod(-(-length // size) for length, size in zip(result, sizes, strict=True))
+
+
+def _row_tile(problem: Problem, device: Traits) -> Pair:
+    """Return the (rows, vectors) that cover the result in the least time, what a tile costs of its own included."""
+    (_, result), (stride, phases), lanes = _sizes(problem), _steps(problem), device.lanes(problem)
+
+    stores = math.prod(phases) * STORE_COST
 
     def seconds(tile: Pair) -> int:
-        return -(-rows // tile[0]) * -(-columns // (tile[1] * lanes)) * (math.prod(tile) + TILE_COST)
+        height, width = tile
+        staged = next(iter(spans(problem, (height, width * lanes))))
+        row = ROW_COST + (SORT_COST * (width + 1) if stride[1] > 1 else 0)
+        products = height * width * (math.prod(problem.weight_shape[2:]) + stores)
+        return _tiles(result, phases, tile, lanes) * (products + staged * row + TILE_COST)
 
     return min(device.chosen(possible(problem, device)), key=seconds)
 
