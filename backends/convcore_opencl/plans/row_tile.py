@@ -30,8 +30,10 @@ ROW_TILES = {32: ((7, 1), (7, 2), (3, 4), (2, 7)), 64: ((8, 1), (14, 1), (8, 2),
 #: What a tile costs (measured on a Zen 4, in multiply-adds of vectors): itself, a vector stored, a row staged, and a
 #: vector of such a row that is sorted by the phases of a stride.
 TILE_COST, STORE_COST, ROW_COST, SORT_COST = 100, 6, 12, 10
-#: Vectors of outputs that grad_weight stages the pixels of at a time.
-SEGMENTS = (1, 2, 4)
+#: Vectors and rows of outputs that grad_weight stages the pixels of at a time.
+SEGMENTS, BLOCK = (1, 2, 4), 4
+#: Rows between the taps of a tile, at most, for which there are several such rows.
+MOST_SPREAD = 12
 #: Pixels under such a tile that are staged; the kernel keeps them on the stack.
 MOST_STAGED = 8192
 
@@ -49,9 +51,10 @@ def _staged(problem: Problem, device: Traits) -> list[tuple[Pair, int]]:
     lanes = device.lanes(problem)
     if problem.op == "grad_weight":
         height, width, _ = tap_tile((problem.weight_shape[2], problem.weight_shape[3]), 1)
-        stride, dilation = problem.stride[1], problem.dilation[1]
-        columns = {vectors: (vectors * lanes - 1) * stride + (width - 1) * dilation + stride for vectors in SEGMENTS}
-        return [((height, vectors), height * columns[vectors]) for vectors in SEGMENTS]
+        (stride, stride_w), (dilation, dilation_w) = problem.stride, problem.dilation
+        rows = (_block(problem, height) - 1) * stride + (height - 1) * dilation + 1
+        columns = {vectors: vectors * lanes * stride_w + (width - 1) * dilation_w for vectors in SEGMENTS}
+        return [((height, vectors), rows * columns[vectors]) for vectors in SEGMENTS]
     phases = _steps(problem)[1][1]
     tiles = {(max(rows // phases, 1), vectors) for rows, vectors in ROW_TILES[device.vector_bytes]}
     return [(tile, math.prod(spans(problem, (tile[0], tile[1] * lanes)))) for tile in sorted(tiles)]
@@ -131,6 +134,11 @@ def _row_tile(problem: Problem, device: Traits) -> Pair:
     return min(device.chosen(possible(problem, device)), key=seconds)
 
 
+def _block(problem: Problem, height: int) -> int:
+    """Return how many rows of outputs share what is staged for them: several, unless dilated taps are far apart."""
+    return BLOCK if (height - 1) * problem.dilation[0] <= MOST_SPREAD else 1
+
+
 def _row_weight(problem: Problem, device: Traits, room: int) -> Recipe:
     """Keep the taps of one pair of channels in registers."""
     _, depth, *taps = problem.weight_shape
@@ -140,7 +148,7 @@ def _row_weight(problem: Problem, device: Traits, room: int) -> Recipe:
     vectors = min(segments, key=lambda vectors: -(-width // (vectors * lanes)) * (vectors + 2))
     options = (
         *vector_options(problem, device),
-        *(f"-DTILE_H={height}", f"-DTILE_W={columns}", f"-DVECTORS={vectors}"),
+        *(f"-DTILE_H={height}", f"-DTILE_W={columns}", f"-DVECTORS={vectors}", f"-DBLOCK={_block(problem, height)}"),
         *weight_options(problem),
     )
     sizes = geometry(problem)
