@@ -132,6 +132,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_anew)
 
 
+@lru_cache
 def kind(device: cl.Device) -> str:
     """Return "gpu", "accelerator" or "cpu"."""
     return next((name for flag, name in _KINDS.items() if device.type & flag), "accelerator")

@@ -42,6 +42,7 @@ class OpenCLPlan(Plan):
         self.workspace_bytes = recipe.workspace_bytes
         self.notes = "; ".join(note for note in (recipe.notes, f"on {device.name.strip()}") if note)
         self.recipe, self.device = recipe, device
+        self.pattern: Any = None  # what results on the device are made like
 
     def __call__(self, first: Any, second: Any = None, bias: Any = None, out: Any = None) -> Any:
         """Check the arrays, compute, and return the result as an array of their type.
