@@ -15,6 +15,10 @@
 #pragma OPENCL EXTENSION cl_khr_fp64 : enable
 #endif
 
+#ifndef BOUNDARY_CONSTANT
+#define BOUNDARY_CONSTANT 0
+#endif
+
 /* PoCL 3.0 calls its builtins, these too, and keeps nothing in vector registers meanwhile. */
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
@@ -195,22 +199,34 @@ void stage(private RESULT *staged, int count, global const RESULT *line, int col
 }
 
 #ifdef STRIDE_W
-/* Sort the pixels of a row by their phase in the stride: to[STRIDE_W][pitch], a vector wide at least. */
+/* Sort columns [from, until) of a row's pixels by their phase in the stride: to[STRIDE_W][pitch]; several vectors. */
 #if STRIDE_W == 2 && LANES > 1
-#define SORT_PHASES(to, pitch, space, row)                                                                             \
-    for (int column = 0; column < (pitch); column += LANES) {                                                          \
-        const int at = MIN(column, (pitch) - LANES);                                                                   \
+#define SORT_PHASES(to, pitch, from, until, space, row)                                                                \
+    for (int column = (from); column < (until); column += LANES) {                                                     \
+        const int at = MIN(column, (until) - LANES);                                                                   \
         const vector low = *(space const loose *)((row) + 2 * at);                                                     \
         const vector high = *(space const loose *)((row) + 2 * at + LANES);                                            \
         *(private loose *)((to) + at) = joined(low.even, high.even);                                                   \
         *(private loose *)((to) + (pitch) + at) = joined(low.odd, high.odd);                                           \
     }
 #else
-#define SORT_PHASES(to, pitch, space, row)                                                                             \
+#define SORT_PHASES(to, pitch, from, until, space, row)                                                                \
     for (int phase = 0; phase < STRIDE_W; ++phase)                                                                     \
-        for (int column = 0; column < (pitch); ++column)                                                               \
+        for (int column = (from); column < (until); ++column)                                                          \
             (to)[phase * (pitch) + column] = (row)[column * STRIDE_W + phase];
 #endif
+
+/* Bring columns [from, until): those at the edges, one by one until all are outside. */
+void stage_edge(private RESULT *staged, int pitch, int from, int until, global const RESULT *line, int left, int size,
+                RESULT fill) {
+    int column = from;
+    for (; column < until && (!BOUNDARY_CONSTANT || left + column * STRIDE_W < size); ++column)
+        for (int phase = 0; phase < STRIDE_W; ++phase) {
+            const int w = source(left + column * STRIDE_W + phase, size);
+            staged[phase * pitch + column] = w < 0 ? fill : line[w];
+        }
+    for (int phase = 0; phase < STRIDE_W; ++phase) spread(staged + phase * pitch + column, until - column, fill);
+}
 
 /* Stage STRIDE_W * pitch pixels as stage() does, sorted by their phase in the stride: staged[STRIDE_W][pitch].
    `scratch` has room for as many. */
@@ -219,12 +235,17 @@ void stage_sorted(private RESULT *staged, private RESULT *scratch, int pitch, gl
 #if STRIDE_W == 1
     stage(staged, pitch, line, column_step, left, h, size, fill);
 #else
-    if (column_step == 1 && h >= 0 && left >= 0 && left + STRIDE_W * pitch <= size) {
-        SORT_PHASES(staged, pitch, global, line + left)
+    /* Columns whose pixels all are in the image. */
+    const int from = CLAMP((STRIDE_W - 1 - left) / STRIDE_W, 0, pitch);
+    const int until = CLAMP((size - left) / STRIDE_W, from, pitch);
+    if (column_step == 1 && h >= 0 && until - from >= LANES) {
+        SORT_PHASES(staged, pitch, from, until, global, line + left)
+        stage_edge(staged, pitch, 0, from, line, left, size, fill);
+        stage_edge(staged, pitch, until, pitch, line, left, size, fill);
         return;
     }
     stage(scratch, STRIDE_W * pitch, line, column_step, left, h, size, fill);
-    SORT_PHASES(staged, pitch, private, scratch)
+    SORT_PHASES(staged, pitch, 0, pitch, private, scratch)
 #endif
 }
 #endif
