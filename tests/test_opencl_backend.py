@@ -576,6 +576,20 @@ def test_pyopencl_ctx_is_honoured(backend, monkeypatch):
     assert OpenCLBackend().probe().startswith("PYOPENCL_CTX='77' names no device: ")
 
 
+@pytest.mark.parametrize(
+    ("cores", "before", "after"), [({0, 1}, None, "1"), ({0, 1}, "0", "0"), ({1}, None, None), (None, None, None)]
+)
+def test_pocls_threads_stay_apart_where_all_cores_may_be_used(monkeypatch, cores, before, after):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    if cores is None:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    else:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores, raising=False)
+    monkeypatch.setattr(os, "environ", {} if before is None else {device.AFFINITY_VARIABLE: before})
+    device._keep_threads_apart()
+    assert os.environ.get(device.AFFINITY_VARIABLE) == after
+
+
 def test_no_driver_is_a_reason_and_not_an_exception(monkeypatch):
     def nothing():
         raise cl.LogicError("PLATFORM_NOT_FOUND_KHR")

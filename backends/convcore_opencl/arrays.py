@@ -129,7 +129,7 @@ def _common_queue(device: cl.Device, arrays: dict[str, cla.Array]) -> cl.Command
 
 
 def _pattern(plan: OpenCLPlan, queue: cl.CommandQueue) -> cla.Array:
-    """Return an array like a plan's results but for their memory, from which PyOpenCL makes others in 2 µs and not 14."""
+    """Return an array like a plan's results but for memory, from which PyOpenCL makes others in 2 µs and not 14."""
     pattern = plan.pattern
     if pattern is None or pattern.context != queue.context:
         shape, dtype = plan.problem.result_shape, plan.problem.result_dtype
