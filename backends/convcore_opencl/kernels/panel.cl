@@ -71,6 +71,18 @@ tile multiplied(private const vector *staged, global const RESULT *a, int row_st
     return sums;
 }
 
+/* Whether vectors are read with the stride, and one of them: every STRIDE_W-th element, and none beyond the last. */
+#define STEPS (STRIDE_W == 1 || (STRIDE_W == 2 && LANES > 1))
+vector stepping(global const RESULT *from) {
+    const vector low = *(global const loose *)from;
+#if STRIDE_W == 2 && LANES > 1
+    const vector high = *(global const loose *)(from + LANES - 1);
+    return joined(low.even, high.odd);
+#else
+    return low;
+#endif
+}
+
 /* Stage the rows [from, to) of the panel under PANEL results, whose first pixels are at (top, left). */
 void stage_panel(private RESULT *staged, global const RESULT *in, int from, int to, int channels, int2 image,
                  int2 before, private const int *top, private const int *left, int count, RESULT fill) {
@@ -107,12 +119,26 @@ void stage_panel(private RESULT *staged, global const RESULT *in, int from, int 
             const int h = source(top[lane] + r, image.x), w = source(left[lane] + s, image.y);
             index[lane] = h < 0 || w < 0 || lane >= count ? -1 : (h * image.y + w) * column_step;
         }
-        for (; l < to; l += TAPS, line += plane, row += TAPS * PANEL)
-            for (int lane = 0; lane < PANEL; ++lane) {
-                /* Not behind a condition, so that the pixels can be gathered. */
+        bool whole[VECTORS], some = false;
+        for (int v = 0; v < VECTORS; ++v) {
+            const int a = v * LANES, b = a + LANES - 1;
+            whole[v] = STEPS && column_step == 1 && index[a] >= 0 && index[b] >= 0 && top[a] == top[b] &&
+                       left[a] + s >= 0 && left[b] + s < image.y;
+            some = some || whole[v];
+        }
+        for (; l < to; l += TAPS, line += plane, row += TAPS * PANEL) {
+            /* Not behind a condition, so that the pixels can be gathered. */
+            for (int lane = 0; !some && lane < PANEL; ++lane) {
                 const RESULT pixel = line[MAX(index[lane], 0)];
                 row[lane] = index[lane] < 0 ? fill : pixel;
             }
+#pragma unroll
+            for (int v = 0; some && v < VECTORS; ++v)
+                if (whole[v]) *(private vector *)(row + v * LANES) = stepping(line + index[v * LANES]);
+                else
+                    for (int lane = v * LANES; lane < (v + 1) * LANES; ++lane)
+                        row[lane] = index[lane] < 0 ? fill : line[index[lane]];
+        }
     }
 }
 

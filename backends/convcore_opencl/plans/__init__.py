@@ -252,7 +252,7 @@ def _preferred(problem: Problem, device: Traits) -> tuple[str, ...]:
     few = written < device.lanes(problem) // 2 or problem.op == "grad_weight"
     usual = {"cpu": ("panel", "register_tile")}.get(device.kind, ("local_tile", "register_tile"))
     tiles = device.families or usual
-    if device.kind == "cpu" and problem.weight_shape[2:] != (1, 1):
+    if device.kind == "cpu" and problem.weight_shape[2:] != (1, 1) and panel.strips_pay(problem, device):
         tiles = "strip", *tiles
     if written == 1 or (read == 1 and few):
         return *(("window",) if device.kind != "cpu" else ()), "row_tile", *tiles

@@ -36,6 +36,9 @@ from convcore_opencl.plans.recipe import (
 #: AVX-512.  The one that leaves least over is taken.
 TILES = {32: ((4, 3), (6, 2)), 64: ((6, 4), (12, 2), (8, 3))}
 
+#: What a pixel of a panel takes to stage, beside one of a strip, where neighbours are brought together.
+STRIP_COSTS = 1.25
+
 #: Elements between rows, at most, for which a kernel is compiled.
 MOST_KNOWN = 1024
 
@@ -69,6 +72,14 @@ def strip_refusal(problem: Problem, device: Traits) -> str:
     longest = max(_strip(*axes, columns) for axes in dense_axes(problem))
     capacity = device.staged_bytes // problem.result_dtype.itemsize
     return f"stages strips of {capacity} pixels at most, these have {longest}" if longest > capacity else ""
+
+
+def strips_pay(problem: Problem, device: Traits) -> bool:
+    """Whether strips stage about as few pixels as panels: not where rows are long, several of which are in a strip."""
+    panel = max(vectors for _, vectors in possible(device)) * device.lanes(problem)
+    phases = [axes for axes in dense_axes(problem) if axes[0].taps and axes[1].taps]
+    strips = sum(_strip(*axes, panel) for axes in phases)
+    return strips <= STRIP_COSTS * panel * sum(rows.taps * columns.taps for rows, columns in phases)
 
 
 def strip(problem: Problem, device: Traits, room: int) -> Recipe:
