@@ -18,7 +18,10 @@ from convcore_cpu.tiles import outer_kernel, padded
 #: What a call of a micro-kernel takes besides its terms (cycles).
 CALL_CYCLES = 60.0
 #: What an element of the result takes more whose neighbour another gather stores (cycles).
-APART_CYCLES = 1.0
+APART_CYCLES = 2.0
+#: What an element of a weight takes that the second-level caches do not hold (cycles; bytes), where one unit multiplies
+#: vectors and so hides what is nearer.
+FAR_CYCLES, FAR_BYTES = 2.0, 2 << 20
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,14 @@ def gather_sizes(
     }
 
 
+def _far(layout: Layout, direction: Direction, gather: Gather, kernel: MicroKernel) -> float:
+    """Return the cycles it takes more to read a weight from where the caches near the core do not hold it."""
+    terms = group_channels(layout, direction) * len(gather.line_taps) * len(gather.column_taps)
+    weights = layout.groups * len(direction.rows) * terms
+    is_far = kernel.multiply > 0.5 and weights * layout.itemsize >= FAR_BYTES
+    return FAR_CYCLES * layout.images * weights if is_far else 0.0
+
+
 def stored_apart(layout: Layout, direction: Direction, gather: Gather) -> float:
     """Return the cycles it takes more to store what has other gathers' pixels between its own."""
     stored = layout.images * layout.groups * gather.lines * gather.width * len(direction.rows)
@@ -246,7 +257,7 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
             cycles += per_term * terms * len(gather.line_taps) * len(gather.column_taps)
             tiles = -(-len(direction.rows) // kernel.rows) * -(-gather.pixels(planes) // kernel.columns)
             cycles += layout.images * layout.groups * tiles * CALL_CYCLES
-            cycles += stored_apart(layout, direction, gather)
+            cycles += stored_apart(layout, direction, gather) + _far(layout, direction, gather, kernel)
         return found, cycles
 
     planes = layout.in_place(FIRST, direction.lines, direction.columns)
