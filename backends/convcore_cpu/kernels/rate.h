@@ -8,7 +8,8 @@ enum { SUMS = 12 };
 
 static float JOIN(multiply, ISA)(index_t rounds, float factor) {
     f32_vector sums[SUMS], by, plus;
-    for (index_t lane = 0; lane < (index_t)(VECTOR_BYTES / sizeof(float)); lane++) by[lane] = factor, plus[lane] = 1 - factor;
+    for (index_t lane = 0; lane < (index_t)(VECTOR_BYTES / sizeof(float)); lane++)
+        by[lane] = factor, plus[lane] = 1 - factor;
     for (int i = 0; i < SUMS; i++) sums[i] = by * (float)i;
     while (rounds--)
         for (int i = 0; i < SUMS; i++) sums[i] = sums[i] * by + plus;
