@@ -26,7 +26,6 @@ cdef object _empty = np.empty
 
 cdef extern from "omp.h" nogil:
     int omp_get_max_threads()
-    double omp_get_wtime()
 
 cdef extern from "team.h" nogil:
     ctypedef struct team
@@ -75,11 +74,6 @@ class MicroKernel:
     multiply: float = 0.5
 
 
-# The least of so many samples of so many rounds counts, 2 to 4 us each.
-cdef enum:
-    _SAMPLES = 20
-    _ROUNDS = 1000
-
 cdef dict _micro_kernels = {}   # name -> address
 cdef dict _tasks = {}           # name -> address
 
@@ -91,27 +85,12 @@ def _list_tasks():
         _tasks[kernels.named_tasks[i].name.decode()] = <size_t> &kernels.named_tasks[i]
 
 
-cdef double _multiply_cycles(int isa):
-    """Return ``MicroKernel.multiply`` of an instruction set; of AVX-512 it is measured beside AVX2, for 0.2 ms."""
-    cdef const kernels.micro_kernel_table *table
-    cdef double[2] least = [1e9, 1e9]
-    cdef double start
-    if kernels.isa_name(isa) != b"avx512" or not kernels.isa_available(isa):
-        return 0.5
-    for sample in range(2 * _SAMPLES):
-        table = kernels.isa_micro_kernels(isa - sample % 2)
-        start = omp_get_wtime()
-        table.multiply(_ROUNDS, 0.5)
-        least[sample % 2] = min(least[sample % 2], omp_get_wtime() - start)
-    return 1.0 if least[0] > 1.5 * least[1] else 0.5
-
-
 def _list_micro_kernels():
     cdef const kernels.micro_kernel_table *table
     listed = {}
     for isa in range(kernels.isa_count()):
         table = kernels.isa_micro_kernels(isa)
-        multiply = _multiply_cycles(isa)
+        multiply = kernels.isa_multiply(isa)
         rows = []
         for i in range(table.count):
             row = &table.rows[i]

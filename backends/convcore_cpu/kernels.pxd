@@ -14,13 +14,13 @@ cdef extern from "kernels/micro.h" nogil:
     ctypedef struct micro_kernel_table:
         const micro_kernel *rows
         int count
-        float (*multiply)(index_t rounds, float factor) nogil
 
 
 cdef extern from "kernels/isa.h" nogil:
     int isa_count()
     const char *isa_name(int isa)
     int isa_available(int isa)
+    double isa_multiply(int isa)
     const micro_kernel_table *isa_micro_kernels(int isa)
 
 

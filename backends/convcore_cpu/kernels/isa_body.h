@@ -17,7 +17,6 @@ typedef VECTOR(int64_t) f64_mask;
 typedef VECTOR(int64_t) i64_mask;
 
 #include "lanes.h"
-#include "rate.h"
 
 typedef f32_vector f32_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
 typedef f64_vector f64_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
@@ -110,4 +109,4 @@ enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
 JOIN(MICRO_KERNELS, ISA)(DEFINE)
 
     static const micro_kernel rows[] = {JOIN(MICRO_KERNELS, ISA)(ENTRY)};
-const micro_kernel_table JOIN(micro_kernels, ISA) = {rows, sizeof rows / sizeof rows[0], JOIN(multiply, ISA)};
+const micro_kernel_table JOIN(micro_kernels, ISA) = {rows, sizeof rows / sizeof rows[0]};

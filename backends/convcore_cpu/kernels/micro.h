@@ -82,7 +82,6 @@ typedef struct {
 typedef struct {
     const micro_kernel *rows;
     int count;
-    float (*multiply)(index_t rounds, float factor); /* rate.h */
 } micro_kernel_table;
 
 extern const micro_kernel_table micro_kernels_baseline;
