@@ -176,6 +176,7 @@ cdef int _bind(step, BoundStep *bound) except -1:
     if kind == "pack":
         data.pack.sizes = step.sizes
         data.pack.turn = _kernel(step.transform) if step.transform else NULL
+        data.pack.collect = _kernel(step.fill) if step.fill else NULL
         data.pack.lines = <const kernels.axis *> _table(step, "lines")
         data.pack.columns = <const kernels.axis *> _table(step, "columns")
         data.pack.fill = _table(step, "fill")
@@ -219,6 +220,7 @@ cdef int _bind(step, BoundStep *bound) except -1:
     elif kind == "accumulate":
         data.accumulate.sizes = step.sizes
         data.accumulate.kernel = _kernel(step.kernel)
+        data.accumulate.turn = _kernel(step.transform) if step.transform else NULL
         data.accumulate.a_row = <const index_t *> _table(step, "a_row")
         data.accumulate.out_row = <const index_t *> _table(step, "out_row")
     elif kind == "lines":

@@ -12,9 +12,10 @@ from itertools import product
 import numpy as np
 
 from convcore.spi import Pair
+from convcore_cpu.engine import MicroKernel
 from convcore_cpu.geometry import PlaneAxis, Tap
 from convcore_cpu.layout import TASKS, Layout, Planes, whole
-from convcore_cpu.program import FIRST, SECOND, Draft, Step
+from convcore_cpu.program import FIRST, SECOND, WORKSPACE, Draft, Step
 from convcore_cpu.tiles import padded, panel_kernel
 
 #: Pixels of grad_out gone through at a time stay in the second-level cache (bytes).
@@ -30,7 +31,7 @@ FEW_TASKS = 8
 #: Where panels do not stay in a cache the pixels are summed in more parts: so many, together so large (bytes).
 MOST_PARTS, PART_BYTES = 16, 4 << 20
 #: What the cycles of the model are worth then.
-IN_PARTS = 0.7
+IN_PARTS = 0.9
 # Lanes a task of kernels/reduce.h takes.
 REDUCED_LANES = 16
 
@@ -122,16 +123,17 @@ def grad_weight_direct(layout: Layout) -> Draft:
     if most_parts * layout.groups >= FEW_TASKS:
         cycles *= IN_PARTS
     yield layout.cost(cycles)
+    # A part that is a task's own is turned by that task.
+    turn = _turn(layout, roles, kernel) if most_parts * layout.groups >= FEW_TASKS else ""
     whole_images = layout.out_height * layout.out_width <= TABLE_PIXELS
 
     channels = layout.groups * roles.row_channels
     x = layout.in_place(roles.rows_of, lines, columns) or layout.packed(channels, lines, columns)
-    layout.set_batch(lanes.image + x.workspace, WHOLE_BATCH_BYTES if complete else 0)
+    layout.set_batch((0 if turn else lanes.image) + x.workspace, WHOLE_BATCH_BYTES if complete else 0)
     if not whole_images:
         layout.batch = 1
     one_batch = layout.batch == layout.images
     x, packing = layout.place(x, roles.rows_of, channels, lines, columns)
-    g_offset = layout.reserve(layout.batch * lanes.image)
 
     channel_rows = np.arange(roles.row_channels)[:, None] * layout.halves * x.channel
     a_row = padded((channel_rows + x.taps(line_taps, column_taps)).ravel(), kernel.rows)
@@ -139,6 +141,12 @@ def grad_weight_direct(layout: Layout) -> Draft:
     parts, blocks_per_task = _shares(blocks, layout.groups, layout.batch * layout.out_height, most_parts)
     row_tasks = -(-blocks // max(1, blocks_per_task))
     complete = complete and one_batch and parts == 1
+    lines_at_once = max(1, CHUNK_BYTES // (layout.out_width * layout.halves * padded_lanes * layout.itemsize))
+    if turn:
+        b, turning = _operand_lanes(layout, roles), ()
+        layout.scratch = min(lines_at_once, layout.out_height) * layout.out_width * padded_lanes
+    else:
+        b, turning = _packed_lanes(layout, roles, lanes)
     out_offset = 0 if complete else layout.reserve(parts * out_part)
     sizes = {
         "a_buffer": x.buffer,
@@ -146,11 +154,7 @@ def grad_weight_direct(layout: Layout) -> Draft:
         "a_group": roles.row_channels * layout.halves * x.channel,
         "a_image": x.image,
         "a_line": roles.stride[0] * x.pitch,
-        "b_offset": g_offset,
-        "b_group": lanes.group,
-        "b_panel": lanes.panel,
-        "b_image": lanes.image,
-        "b_line": layout.out_width * lanes.pixel,
+        **b,
         "out_offset": out_offset,
         "out_part": out_part,
         "out_group": out_group,
@@ -161,7 +165,7 @@ def grad_weight_direct(layout: Layout) -> Draft:
         "lanes": padded_lanes,
         "images": 0,
         "lines": layout.out_height,
-        "lines_at_once": max(1, CHUNK_BYTES // (layout.out_width * layout.halves * padded_lanes * layout.itemsize)),
+        "lines_at_once": lines_at_once,
         **_terms(layout, roles, x, lanes),
         "row_blocks": blocks,
         "row_tasks": row_tasks,
@@ -176,7 +180,7 @@ def grad_weight_direct(layout: Layout) -> Draft:
     }
     tasks = parts * layout.groups * row_tasks
     clear = () if one_batch else (layout.clear(out_offset, parts * layout.groups * padded_rows, padded_lanes),)
-    accumulate = Step(f"accumulate_{layout.type}", tasks, sizes, False, kernel.name, tables)
+    accumulate = Step(f"accumulate_{layout.type}", tasks, sizes, False, kernel.name, tables, turn)
     steps = {"src_row": padded_lanes, "src_lane": 1} if roles.turned else {"src_row": 1, "src_lane": padded_lanes}
     reduce = sum_parts(
         layout, layout.groups, src_offset=out_offset, src_part=out_part, src_group=out_group, parts=parts,
@@ -187,7 +191,7 @@ def grad_weight_direct(layout: Layout) -> Draft:
         kernel.name,
         cycles,
         before=(clear,),
-        each=((*packing, *_pack_lanes(layout, roles, g_offset, lanes)), (accumulate,)),
+        each=((*packing, *turning), (accumulate,)),
         after=() if complete else ((reduce,),),
     )
 
@@ -213,18 +217,50 @@ def _terms(layout: Layout, roles: Roles, x: Planes, lanes: Lanes) -> dict[str, i
     }
 
 
-def _pack_lanes(layout: Layout, roles: Roles, offset: int, lanes: Lanes) -> tuple[Step, ...]:
-    """Return the steps that bring an operand into lanes, those past the last channel zero.
+def _turn(layout: Layout, roles: Roles, kernel: MicroKernel) -> str:
+    """Return the name of the micro-kernel that turns the lanes' operand where it lies, if one can."""
+    if layout.problem.layout != "NCHW" or not layout.is_direct(roles.lanes_of):
+        return ""
+    rows = (row for row in layout.micro_kernels if row.algorithm == "turn" and row.columns == kernel.lanes)
+    return next((row.name for row in rows), "")
+
+
+def _operand_lanes(layout: Layout, roles: Roles) -> dict[str, int]:
+    """Return where an operand lies whose pixels a task turns."""
+    image, channel, line, _ = layout.strides(layout.groups * roles.lane_channels, layout.out_height, layout.out_width)
+    return {
+        "b_buffer": roles.lanes_of,
+        "b_offset": 0,
+        "b_group": roles.lane_channels * channel,
+        "b_panel": 0,
+        "b_image": image,
+        "b_line": line,
+        "b_channel": channel,
+    }
+
+
+def _packed_lanes(layout: Layout, roles: Roles, lanes: Lanes) -> tuple[dict[str, int], tuple[Step, ...]]:
+    """Return where an operand will lie in lanes, those past the last channel zero, and the steps that bring it there.
 
     Of complex numbers the lanes of the real half are (re, im) for each k, those of the imaginary half (-im, re).
     """
     h, k = layout.halves, roles.lane_channels
+    offset = layout.reserve(layout.batch * lanes.image)
     image, channel, _, pixel = layout.strides(layout.groups * k, layout.out_height, layout.out_width)
     wide = lanes.columns // h
     panels = np.array(
         [[wide, 0, min(wide, k - first), first * channel, channel] for first in range(0, k, wide)], np.int64
     )
-    return tuple(
+    sizes = {
+        "b_buffer": WORKSPACE,
+        "b_offset": offset,
+        "b_group": lanes.group,
+        "b_panel": lanes.panel,
+        "b_image": lanes.image,
+        "b_line": layout.out_width * lanes.pixel,
+        "b_channel": 0,
+    }
+    return sizes, tuple(
         layout.pack_step(
             roles.lanes_of,
             lines=whole(layout.out_height * layout.out_width, pixel),

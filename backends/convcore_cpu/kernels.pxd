@@ -43,6 +43,7 @@ cdef extern from "kernels/steps.h" nogil:
     ctypedef struct pack_step:
         pack_sizes sizes
         const micro_kernel *turn
+        const micro_kernel *collect
         const axis *lines
         const axis *columns
         const index_t *line_of
@@ -82,7 +83,7 @@ cdef extern from "kernels/steps.h" nogil:
 
     ctypedef struct panels_sizes:
         index_t a_buffer, a_offset, a_group, a_chunk, a_repeat, a_step
-        index_t b_buffer, b_offset, b_image, b_group, b_chunk
+        index_t b_buffer, b_offset, b_image, b_group, b_chunk, b_column
         index_t bias_buffer
         index_t out_buffer, out_offset, out_image, out_group, out_line, out_column
         index_t rows, lines, width, pitch
@@ -145,7 +146,7 @@ cdef extern from "kernels/steps.h" nogil:
 
     ctypedef struct accumulate_sizes:
         index_t a_buffer, a_offset, a_group, a_image, a_line
-        index_t b_offset, b_group, b_panel, b_image, b_line
+        index_t b_buffer, b_offset, b_group, b_panel, b_image, b_line, b_channel
         index_t out_offset, out_part, out_group
         index_t groups, parts, rows, columns, lanes
         index_t images, lines, lines_at_once, repeats_per_line
@@ -155,6 +156,7 @@ cdef extern from "kernels/steps.h" nogil:
     ctypedef struct accumulate_step:
         accumulate_sizes sizes
         const micro_kernel *kernel
+        const micro_kernel *turn
         const index_t *a_row
         const index_t *out_row
 

@@ -44,6 +44,8 @@ TASKS = 32
 FAST_BAND_BYTES = 24 << 10
 # What one packing task copies (elements).
 BLOCK = 16384
+#: What share of other elements one takes that is copied as part of a line, by vectors.
+COLLECTED = 0.5
 
 _SOURCES = {
     "f4": "f32",
@@ -72,7 +74,7 @@ def refuse_dtypes(problem: Problem) -> None:
 
 @dataclass(frozen=True)
 class Planes:
-    """Where planes lie, in elements: plane (image, channel, phase), its lines ``pitch`` apart."""
+    """Where planes lie, in elements: plane (image, channel, phase), its lines ``pitch`` apart, pixels ``column``."""
 
     buffer: int
     offset: int
@@ -81,6 +83,7 @@ class Planes:
     phase: int
     pitch: int
     line_phases: int = 1
+    column: int = 1
 
     @property
     def workspace(self) -> int:
@@ -92,6 +95,24 @@ class Planes:
         return np.array(
             [
                 (v.phase * self.line_phases + u.phase) * self.phase + u.offset * self.pitch + v.offset
+                for u, v in product(lines, columns)
+            ],
+            np.int64,
+        )
+
+
+@dataclass(frozen=True)
+class StridedPlanes(Planes):
+    """Planes where they lie, of whose pixels a stride takes some; where their phases begin."""
+
+    line_starts: tuple[int, ...] = ()
+    column_starts: tuple[int, ...] = ()
+
+    def taps(self, lines: Iterable[Tap], columns: Sequence[Tap]) -> np.ndarray:
+        """Return the offset of every tap of a kernel, row by row."""
+        return np.array(
+            [
+                self.line_starts[u.phase] + self.column_starts[v.phase] + u.offset * self.pitch + v.offset * self.column
                 for u, v in product(lines, columns)
             ],
             np.int64,
@@ -138,7 +159,7 @@ class Layout:
         #: Elements of scratch memory a thread needs.
         self.scratch = 0
         #: Elements that packing steps write, of all images.
-        self.packed_elements = 0
+        self.packed_elements = 0.0
         self.most_images = max(min(self.images, most_images), 1)
         self.batch = self.most_images
 
@@ -148,6 +169,12 @@ class Layout:
     def turn(self) -> str:
         """Name of the widest micro-kernel that turns lines into columns, if there is one."""
         rows = [row for row in self.micro_kernels if row.algorithm == "turn"]
+        return max(rows, key=lambda row: row.lanes).name if rows else ""
+
+    @property
+    def collect(self) -> str:
+        """Name of the widest micro-kernel that copies lines, if there is one."""
+        rows = [row for row in self.micro_kernels if row.algorithm == "collect"]
         return max(rows, key=lambda row: row.lanes).name if rows else ""
 
     @property
@@ -258,6 +285,18 @@ class Layout:
         offset = lines.starts[0] * columns.extent + columns.starts[0]
         return Planes(operand, offset, channels * plane, plane, 0, columns.extent)
 
+    def strided(self, operand: int, lines: PlaneAxis, columns: PlaneAxis) -> StridedPlanes | None:
+        """Return the planes of an operand where it lies, whatever the stride, or None if it must be packed."""
+        is_padded = lines.is_padded or columns.is_padded
+        if is_padded or self.problem.layout != "NCHW" or not self.is_direct(operand):
+            return None
+        channels, plane = self.problem.operand_shapes[operand][1], lines.extent * columns.extent
+        return StridedPlanes(
+            operand, 0, channels * plane, plane, 0, lines.stride * columns.extent,
+            column=columns.stride, column_starts=columns.starts,
+            line_starts=tuple(start * columns.extent for start in lines.starts),
+        )  # fmt: skip
+
     def packed(self, channels: int, lines: PlaneAxis, columns: PlaneAxis) -> Planes:
         """Return the planes of an operand as they will lie in the workspace once they are placed."""
         phase = lines.size * columns.size
@@ -366,10 +405,12 @@ class Layout:
             tables |= {"line_of": outside[0], "column_of": outside[1]}
         tasks = images * channels * len(lines) * len(columns) * blocks
         planes = images * channels * (self.images if per_image else 1)
-        self.packed_elements += planes * sum(lines[:, 0].tolist()) * sum(columns[:, 0].tolist())
+        elements = planes * sum(lines[:, 0].tolist()) * sum(columns[:, 0].tolist())
+        collect = self.collect if self.is_direct(operand) and dst_column == 1 and not sizes["negate"] else ""
+        self.packed_elements += elements * COLLECTED if collect and columns[0, 4] in (1, 2) else elements
         turn = self.turn if self.is_direct(operand) and self.type != "i64" else ""
         task = f"pack_{self.source(operand)}_{self.type}"
-        return Step(task, tasks, sizes, per_image, tables=tables, transform=turn)
+        return Step(task, tasks, sizes, per_image, tables=tables, transform=turn, fill=collect)
 
     def clear(self, offset: int, lines: int, width: int) -> Step:
         """Return the step that fills a piece of the workspace with zeros: it packs an operand with no pixel inside."""

@@ -75,9 +75,7 @@ def grad_input_panels(layout: Layout) -> Draft:
 def _program(layout: Layout, direction: Direction) -> Draft:
     if layout.prepacked and (direction.watch_nan or not layout.is_direct(SECOND)):
         raise UnsupportedError("its algorithm 'panels' packs only what it need not look at again")
-    planes = layout.in_place(FIRST, direction.lines, direction.columns) or layout.packed(
-        direction.channels, direction.lines, direction.columns
-    )
+    planes = _planes(layout, direction)
     layout.set_batch(planes.workspace + (direction.out_image if direction.folded else 0))
     buffer, offset, expand = layout.weight(direction.negated)
     planes, packing = layout.place(planes, FIRST, direction.channels, direction.lines, direction.columns)
@@ -104,6 +102,16 @@ def _program(layout: Layout, direction: Direction) -> Draft:
         each=(packing, tuple(steps), folding),
         exact=(tuple(exact), folding) if exact else (),
     )
+
+
+def _planes(layout: Layout, direction: Direction) -> Planes:
+    """Read the operand in place if that needs no padding, nor again and again steps too long for shuffles."""
+    lines, columns = direction.lines, direction.columns
+    if columns.stride <= 2 or layout.taps == 1:
+        planes = layout.strided(FIRST, lines, columns)
+        if planes is not None:
+            return planes
+    return layout.packed(direction.channels, lines, columns)
 
 
 def _cycles(layout: Layout, direction: Direction, gather: Gather, chosen: tuple[MicroKernel, float]) -> float:
@@ -247,6 +255,7 @@ def _step(
         "a_repeat": a.repeat,
         "a_step": a.step,
         "b_chunk": at_once * planes.channel,
+        "b_column": planes.column,
         "channels": channels,
         "channels_at_once": at_once,
         "taps": len(taps),

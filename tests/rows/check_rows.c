@@ -83,15 +83,16 @@ static int draw(void) { return rand() % 17 - 8; }
         static TYPE planes[MEMORY], panel[MEMORY], expected[MEMORY];                                                   \
         static const pixel_run runs[] = {{0, 7, 300}, {7, 19, 5}, {26, 1, 900}, {27, 5, 40}};                          \
         index_t offsets[LENGTH];                                                                                       \
-        for (int may_overrun = 0; may_overrun < 2; may_overrun++) {                                                    \
-            const collect_loop loop = {runs, 4, offsets, LENGTH, 32, may_overrun};                                     \
+        for (int way = 0; way < 5; way++) {                                                                            \
+            const int may_overrun = way == 1, step = way < 3 ? 1 : way - 1, evenly = way == 2;                         \
+            const collect_loop loop = {runs, 4, evenly ? NULL : offsets, LENGTH, 32, may_overrun, step, 90};           \
             const size_t used = LENGTH * 32 * sizeof(TYPE); /* what follows may be overwritten */                      \
             for (int i = 0; i < MEMORY; i++) planes[i] = (TYPE)draw(), panel[i] = expected[i] = (TYPE)draw();          \
-            for (int l = 0; l < LENGTH; l++) offsets[l] = rand() % 2000;                                               \
+            for (int l = 0; l < LENGTH; l++) offsets[l] = evenly ? l * 90 : rand() % 2000;                             \
             for (int l = 0; l < LENGTH; l++) {                                                                         \
                 for (int r = 0; r < 4; r++) {                                                                          \
                     for (int i = 0; i < runs[r].count; i++)                                                            \
-                        expected[l * 32 + runs[r].lane + i] = planes[runs[r].at + offsets[l] + i];                     \
+                        expected[l * 32 + runs[r].lane + i] = planes[runs[r].at + offsets[l] + i * step];              \
                 }                                                                                                      \
             }                                                                                                          \
             ((collect_function *)row->function)(&loop, planes, panel);                                                 \

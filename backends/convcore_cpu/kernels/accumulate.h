@@ -10,6 +10,10 @@
  * are too few tiles to keep threads busy; their number depends on the problem alone, and reduce.h adds them up in
  * order: the same bits on any number of threads.
  *
+ * Where a part is all there is to a task, and so no other reads its pixels of B, the task turns them into panels itself
+ * (`turn`), as many lines at a time as it then multiplies: in its scratch memory, which stays in the second-level
+ * cache.
+ *
  * The workspace starts as zeros, or as anything when there is but one batch.
  *
  * A task is some blocks of rows of one group and part.  Rows and lanes are padded to whole tiles.
@@ -26,6 +30,26 @@ static void NAMED(store_turned)(const TYPE *tile, index_t columns, index_t wide,
     }
 }
 
+/* Turn `count` pixels of the channels of a group into panels, lanes past the last channel zero. */
+static void NAMED(turn_pixels)(const accumulate_step *s, const TYPE *src, index_t count, int may_overrun,
+                               TYPE *panels) {
+    const accumulate_sizes *z = &s->sizes;
+    const index_t columns = s->kernel->columns, lanes = s->turn->columns;
+    const turn_loop loop = {z->b_channel, columns, count, may_overrun};
+    for (index_t k = 0; k < z->lanes; k += lanes) {
+        TYPE *to = panels + k / columns * count * columns + k % columns;
+        if (k + lanes <= z->columns) {
+            ((turn_function *)s->turn->function)(&loop, src + k * z->b_channel, to);
+            continue;
+        }
+        for (index_t j = 0; j < count; j++, to += columns) {
+            for (index_t lane = 0; lane < lanes; lane++) {
+                to[lane] = k + lane < z->columns ? src[(k + lane) * z->b_channel + j] : 0;
+            }
+        }
+    }
+}
+
 static void NAMED(accumulate)(const void *step, char *const *buffers, index_t images, index_t task) {
     const accumulate_step *s = step;
     const accumulate_sizes *z = &s->sizes;
@@ -37,7 +61,7 @@ static void NAMED(accumulate)(const void *step, char *const *buffers, index_t im
     const index_t lines = z->lines * (z->images ? z->images : images);
     const index_t first = lines * part / z->parts, last = lines * (part + 1) / z->parts;
     const TYPE *a = (const TYPE *)buffers[z->a_buffer] + z->a_offset + group * z->a_group;
-    const TYPE *b = (const TYPE *)buffers[WORKSPACE] + z->b_offset + group * z->b_group;
+    const TYPE *b = (const TYPE *)buffers[z->b_buffer] + z->b_offset + group * z->b_group;
     TYPE *out = (TYPE *)buffers[WORKSPACE] + z->out_offset + part * z->out_part + group * z->out_group;
     TYPE *weight = (TYPE *)buffers[OUT] + group * z->columns * z->rows;
     const TYPE zeros[MAX_TILE_ROWS] = {0};
@@ -67,11 +91,19 @@ static void NAMED(accumulate)(const void *step, char *const *buffers, index_t im
         next = (image + 1) * z->lines < last ? (image + 1) * z->lines : last;
         if (next > line + z->lines_at_once) next = line + z->lines_at_once;
         loop.repeats = (next - line) * z->repeats_per_line;
+        const TYPE *panels = b + image * z->b_image + y * z->b_line;
+        index_t panel_size = z->b_panel;
+        if (s->turn) {
+            const index_t pixels = (next - line) * z->length, after = (image + 1) * z->lines - next;
+            TYPE *const turned = (TYPE *)buffers[SCRATCH];
+            NAMED(turn_pixels)(s, panels, pixels, after * z->length >= MAX_LANES, turned);
+            panels = turned, panel_size = pixels * tile_columns;
+        }
         for (index_t block = first_block; block < last_block; block++) {
-            const TYPE *panel = b + image * z->b_image + y * z->b_line;
+            const TYPE *panel = panels;
             loop.a_row = s->a_row + block * tile_rows;
             loop.out_row = s->out_row + block * tile_rows;
-            for (index_t j = 0; j < z->lanes; j += tile_columns, panel += z->b_panel) {
+            for (index_t j = 0; j < z->lanes; j += tile_columns, panel += panel_size) {
                 multiply(&loop, a + image * z->a_image + y * z->a_line, panel,
                          z->one_batch && line == first ? zeros : NULL, out + j);
             }

@@ -1,6 +1,7 @@
 /* Lanes of vectors: the first `count` of them, to and from any address; elements past them are neither read nor
  * written, and are zero when loaded.  Every other lane of two vectors, and the lanes of two vectors in turn, from lane
- * `first` on.  A vector with lanes i and i^distance swapped.
+ * `first` on.  Every second of 2*lanes - 1 neighbours, of which two vectors hold the first and the last.  A vector with
+ * lanes i and i^distance swapped.
  */
 #if defined(__clang__)
 #define SHUFFLE_LANES(to, a, b, lanes, index)                                                                          \
@@ -17,6 +18,13 @@
         type##_vector to;                                                                                              \
         __attribute__((unused)) type##_mask from;                                                                      \
         SHUFFLE_LANES(to, a, b, LANES, 2 * j + first)                                                                  \
+        return to;                                                                                                     \
+    }                                                                                                                  \
+    static inline __attribute__((always_inline)) type##_vector type##_every_second(type##_vector a, type##_vector b) { \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        type##_vector to;                                                                                              \
+        __attribute__((unused)) type##_mask from;                                                                      \
+        SHUFFLE_LANES(to, a, b, LANES, 2 * j + (2 * j >= LANES))                                                       \
         return to;                                                                                                     \
     }                                                                                                                  \
     static inline __attribute__((always_inline)) type##_vector type##_in_turn(type##_vector a, type##_vector b,        \

@@ -45,9 +45,10 @@ typedef struct {
 typedef struct {
     const pixel_run *runs;
     index_t count;
-    const index_t *offsets; /* of every term, in elements */
+    const index_t *offsets; /* of every term, in elements; or NULL, where terms are `term` apart */
     index_t length, columns;
-    int may_overrun; /* whether a vector may be read past the end of a run */
+    int may_overrun;    /* whether a vector may be read and written past the end of a run */
+    index_t step, term; /* step: from pixel to pixel of a run, in elements */
 } collect_loop;
 
 /* The loop of a turning micro-kernel; turn.h has its formula. */

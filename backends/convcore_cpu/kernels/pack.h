@@ -8,6 +8,8 @@
  * kernel meets lie side by side.  A layout, a transposition and the halves of complex numbers
  * are strides of the source and the destination.
  *
+ * Where there is a micro-kernel for it, it copies what is inside (collect.h), or turns it (turn.h).
+ *
  * A task copies one block of lines of one phase of one channel; all phases of a block follow each other, for they read
  * the same part of the source.  Instantiated for each SOURCE and TYPE.
  */
@@ -84,6 +86,18 @@ static void SOURCED(pack)(const void *step, char *const *buffers, index_t images
         SOURCED(turn)(dst + first * z->dst_line, z->dst_line, src + lines.base + columns.base + first, columns.step,
                       last - first, columns.hi);
     }
+    const index_t top = first < lines.lo ? lines.lo : first, bottom = last < lines.hi ? last : lines.hi;
+    const int collected = s->collect && !turned;
+    if (collected && bottom > top) {
+        const pixel_run run = {columns.lo, columns.hi - columns.lo, columns.base + columns.lo * columns.step};
+        const collect_loop loop = {.runs = &run,
+                                   .count = 1,
+                                   .length = bottom - top,
+                                   .columns = z->dst_line,
+                                   .step = columns.step,
+                                   .term = lines.step};
+        ((collect_function *)s->collect->function)(&loop, src + lines.base + top * lines.step, dst + top * z->dst_line);
+    }
     for (index_t i = first; i < last; i++) {
         TYPE *line = dst + i * z->dst_line;
         const int outside = i < lines.lo || i >= lines.hi;
@@ -93,7 +107,7 @@ static void SOURCED(pack)(const void *step, char *const *buffers, index_t images
         }
         const SOURCE *from = src + (outside ? line_of[i] : lines.base + i * lines.step);
         TYPE *right = line + columns.hi * z->dst_column;
-        if (!turned)
+        if (outside || !(turned || collected))
             SOURCED(copy_line)(line + columns.lo * z->dst_column, z->dst_column,
                                from + columns.base + columns.lo * columns.step, columns.step, columns.hi - columns.lo,
                                (int)z->negate);

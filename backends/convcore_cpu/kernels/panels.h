@@ -69,7 +69,7 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
         const index_t first = first_pixel + t * columns, count = pixels - t * columns;
         const index_t lanes = count < columns ? count : columns;
         const index_t before = in_count;
-        in_count += NAMED(runs_of)(first, lanes, z->lines, z->width, z->b_image, z->pitch, 1, in + before);
+        in_count += NAMED(runs_of)(first, lanes, z->lines, z->width, z->b_image, z->pitch, z->b_column, in + before);
         for (index_t run = before; run < in_count; run++) in[run].lane += t * panel;
         to_count[t] = NAMED(runs_of)(first, lanes, z->lines, z->width, z->out_image, z->out_line, z->out_column, to[t]);
     }
@@ -82,7 +82,8 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
                            .a_repeat = z->a_repeat,
                            .b_repeat = z->taps * columns,
                            .a_step = z->a_step};
-        const collect_loop collect = {in, in_count, s->offsets, channels * z->taps, columns, (int)z->may_overrun};
+        const collect_loop collect = {
+            in, in_count, s->offsets, channels * z->taps, columns, (int)z->may_overrun, z->b_column, 0};
         if (pixels < tiles * columns) memset(panels + (tiles - 1) * panel, 0, (size_t)panel * sizeof(TYPE));
         ((collect_function *)s->collect->function)(&collect, b + chunk * z->b_chunk, panels);
         for (index_t block = 0; block < z->blocks_per_task; block++) {

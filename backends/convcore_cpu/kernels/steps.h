@@ -27,7 +27,7 @@ typedef struct {
 } pack_sizes;
 typedef struct {
     pack_sizes sizes;
-    const micro_kernel *turn;           /* or NULL */
+    const micro_kernel *turn, *collect; /* or NULL */
     const axis *lines, *columns;        /* one for each phase */
     const index_t *line_of, *column_of; /* NULL, or for each phase and position the source of what is not inside */
     const void *fill;
@@ -69,7 +69,7 @@ typedef void band_function(const band *s, const void *x, index_t channels, index
 /* panels.h */
 typedef struct {
     index_t a_buffer, a_offset, a_group, a_chunk, a_repeat, a_step;
-    index_t b_buffer, b_offset, b_image, b_group, b_chunk;
+    index_t b_buffer, b_offset, b_image, b_group, b_chunk, b_column;
     index_t bias_buffer; /* or -1 */
     index_t out_buffer, out_offset, out_image, out_group, out_line, out_column;
     index_t rows, lines, width, pitch;
@@ -135,7 +135,8 @@ typedef void sliding_function(const sliding_step *s, const index_t *piece, const
 /* accumulate.h */
 typedef struct {
     index_t a_buffer, a_offset, a_group, a_image, a_line;
-    index_t b_offset, b_group, b_panel, b_image, b_line;
+    index_t b_buffer, b_offset, b_group, b_panel, b_image, b_line;
+    index_t b_channel; /* of an operand that a task turns itself */
     index_t out_offset, out_part, out_group;
     index_t groups, parts, rows, columns, lanes; /* lanes: columns, padded to whole tiles */
     index_t images, lines, lines_at_once;        /* images: 0 for as many as there are */
@@ -144,8 +145,8 @@ typedef struct {
 } accumulate_sizes;
 typedef struct {
     accumulate_sizes sizes;
-    const micro_kernel *kernel;
-    const index_t *a_row, *out_row; /* out_row: of a tile, if it is complete */
+    const micro_kernel *kernel, *turn; /* turn: or NULL, where B lies in panels already */
+    const index_t *a_row, *out_row;    /* out_row: of a tile, if it is complete */
 } accumulate_step;
 
 /* lines.h */
