@@ -551,6 +551,20 @@ class TestWinograd:
             result = CPUPlan(problem, make_program(problem, all_rows()))(*operands)
             assert_within(result, problem, *operands, algorithm=problem.algorithm)
 
+    @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+    @pytest.mark.parametrize("m", [2, 4])
+    @pytest.mark.parametrize("op", ["forward", "grad_input"])
+    def test_many_tiles_go_block_by_block(self, op, m, layout):
+        for images, size in ((1, (14, 1501)), (3, (75, 61)), (2, (41, 277))):
+            problem = make_problem(
+                op, images=images, channels=(5, 9), size=size, padding=((1, 2), (0, 1)), layout=layout,
+                algorithm=f"winograd{m}",
+            )  # fmt: skip
+            program = make_program(problem, all_rows())
+            assert [step.task for stage in program.each for step in stage] == ["blocks_f32"]
+            operands = random_operands(problem)
+            assert_within(CPUPlan(problem, program)(*operands), problem, *operands, algorithm=problem.algorithm)
+
     @pytest.mark.parametrize("op", ["forward", "grad_input"])
     def test_a_large_weight_is_transformed_some_rows_at_a_time(self, op, monkeypatch):
         monkeypatch.setattr("convcore_cpu.winograd.ROW_BYTES", 1 << 15)
@@ -676,11 +690,13 @@ print(os.waitpid(child, 0)[1])
     def test_a_forked_child_has_threads_of_its_own(self):
         code = """
 import os, threading, warnings
+from dataclasses import replace
 warnings.simplefilter("ignore")
 from convcore.testing.problems import make_problem, random_operands
 from convcore_cpu.backend import CPUBackend
 problem = make_problem("forward", images=2, channels=(12, 20), size=(60, 61), bias=False)
-operands, plan = random_operands(problem), CPUBackend().plan(problem)
+# Direct needs no scratch memory of each thread, so there may be more of them than cores.
+operands, plan = random_operands(problem), CPUBackend().plan(replace(problem, algorithm="direct"))
 threads = lambda: len(os.listdir("/proc/self/task")) - threading.active_count()
 before = threads()
 plan(*operands)

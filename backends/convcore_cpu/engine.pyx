@@ -132,6 +132,7 @@ cdef union StepData:
     kernels.tiles_step tiles
     kernels.weights_step weights
     kernels.multiply_step multiply
+    kernels.blocks_step blocks
     kernels.fused_step fused
     kernels.grads_step grads
     kernels.taps_step taps
@@ -243,6 +244,11 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.weights.turn = _kernel(step.transform)
         data.weights.in_offsets = <const index_t *> _table(step, "in_offsets")
         data.weights.out_offsets = <const index_t *> _table(step, "out_offsets")
+    elif kind == "blocks":
+        _bind(step.parts[0], &part)
+        data.blocks.tiles = part.data.tiles
+        _bind(step.parts[1], &part)
+        data.blocks.multiply = part.data.multiply
     elif kind == "fused":
         data.fused.sizes = step.sizes
         _bind(step.parts[0], &part)

@@ -212,7 +212,7 @@ cdef extern from "kernels/steps.h" nogil:
         index_t out_image, out_line, out_column
         index_t height, width
         index_t tile_lines, tile_columns, first_block
-        index_t first_row, last_row, points, length, row_tasks, rows_per_task
+        index_t first_row, last_row, points, bias_point, length, row_tasks, rows_per_task
 
     ctypedef struct multiply_step:
         multiply_sizes sizes
@@ -223,6 +223,10 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *tile_row
         const index_t *in_offsets
         const index_t *out_offsets
+
+    ctypedef struct blocks_step:
+        tiles_step tiles
+        multiply_step multiply
 
     ctypedef struct fused_sizes:
         index_t v_offset, v_point, v_step

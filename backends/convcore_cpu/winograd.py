@@ -23,6 +23,10 @@ from convcore_cpu.tiles import padded, panel_kernel
 
 #: Points of tiles computed at a time stay in the last-level cache (bytes), so do those of the weight.
 POINT_BYTES = 8 << 20
+#: Points of a block of tiles stay in the second-level cache of the thread that multiplies them (bytes).
+BLOCK_BYTES = 640 << 10
+#: Blocks there should be for each thread, so that all end at about the same time.
+BLOCKS_PER_THREAD = 4
 #: Points of a weight computed at a time by a thread stay in the second-level cache (bytes).
 FUSED_BYTES = 384 << 10
 #: So do the sums of so many tiles.
@@ -37,6 +41,8 @@ TAPS = 9
 # What the transforms of a tile take for each channel read and for each written (cycles).
 INPUT_CYCLES = {2: 12.0, 4: 36.0}
 OUTPUT_CYCLES = {2: 8.0, 4: 20.0}
+# How much of that it is where the points of a block stay near the core.
+NEAR = 0.6
 # What a point of a packed weight takes to be read (cycles).
 READ_CYCLES = 0.5
 # What two stages more than direct has take at least (cycles).
@@ -160,16 +166,19 @@ def _cycles(layout: Layout, m: int) -> float:
     direction, points = direction_of(layout), (m + 2) ** 2
     tiles = layout.images * math.prod(direction.tiles(m))
     kernels = direction.rows * direction.channels
+    # The choice of an algorithm decides bits, so it must not depend on how many threads there are.
+    block_kernel = None if _is_fused(layout, m) else _block_kernel(layout, m, threads=2)
     if _is_fused(layout, m):
         # The tiles are the rows here.  A weight is read from memory, or the last-level cache.
         kernel, products = panel_kernel(layout.micro_kernels, tiles, direction.rows)
         weights = READ_CYCLES * points if layout.prepacked else 12 + 0.3 * points
     else:
-        kernel, products = panel_kernel(layout.micro_kernels, direction.rows, tiles)
+        rows = [block_kernel] if block_kernel else layout.micro_kernels
+        kernel, products = panel_kernel(rows, direction.rows, tiles)
         in_cache = kernels * points * layout.itemsize < POINT_BYTES // 2
         weights = 0.4 * points if in_cache else 10 + 0.6 * points
     transforms = tiles * (direction.channels * INPUT_CYCLES[m] + direction.rows * OUTPUT_CYCLES[m])
-    transforms *= 2 * kernel.multiply
+    transforms *= 2 * kernel.multiply * (NEAR if block_kernel else 1.0)
     return START_CYCLES + points * direction.channels * products + kernels * weights + transforms
 
 
@@ -190,6 +199,9 @@ def winograd(layout: Layout, m: int | None = None) -> Draft:
         return _fused(layout, name, m, direct)
     if layout.prepacked:
         raise UnsupportedError("its Winograd algorithm packs no weight for so many tiles")
+    block_kernel = _block_kernel(layout, m, layout.most_threads)
+    if block_kernel:
+        return _by_blocks(layout, name, m, block_kernel, direct)
     # A large weight is worth more tiles at a time: each batch reads all of it.
     layout.set_batch(n * n * direction.channels * per_image, min(u_bytes, 2 * POINT_BYTES))
     kernel, _ = panel_kernel(layout.micro_kernels, direction.rows, per_image * layout.batch)
@@ -234,6 +246,38 @@ def winograd(layout: Layout, m: int | None = None) -> Draft:
         _cycles(layout, m),
         before=((weights[0],),),
         each=tuple(each),
+        instead=direct,
+    )
+
+
+def _block_kernel(layout: Layout, m: int, threads: int) -> MicroKernel | None:
+    """Return the micro-kernel for which a block of tiles stays near the core, if so many threads have enough."""
+    direction, points = direction_of(layout), (m + 2) ** 2
+    tiles = layout.images * math.prod(direction.tiles(m))
+    most = BLOCK_BYTES // (points * direction.channels * layout.itemsize)
+    rows = [row for row in layout.micro_kernels if row.columns <= most]
+    if not any(row.algorithm == "panel" for row in rows):
+        return None
+    kernel, _ = panel_kernel(rows, direction.rows, tiles)
+    return kernel if tiles >= BLOCKS_PER_THREAD * threads * kernel.columns else None
+
+
+def _by_blocks(layout: Layout, name: str, m: int, kernel: MicroKernel, direct: Program) -> Program:
+    """Lay out a problem of many tiles, each block of which one task brings to results (``kernels/blocks.h``)."""
+    direction, points = direction_of(layout), (m + 2) ** 2
+    blocks = -(-layout.batch * math.prod(direction.tiles(m)) // kernel.columns)
+    u_lanes = transform_kernel(layout, "weight", m).lanes
+    u_offset = layout.reserve(-(-direction.rows // u_lanes) * points * (direction.channels * u_lanes + SPREAD))
+    layout.scratch = points * (direction.channels * kernel.columns + SPREAD)
+    layout.workspace = max(layout.workspace, -(-direct.memory_bytes // layout.itemsize))
+    tiles = tiles_step(layout, m, kernel.columns, 0, 0, blocks)
+    products = _multiply_step(layout, m, kernel, (u_offset, 0), (0, blocks), (0, direction.rows))
+    return layout.program(
+        name,
+        f"{kernel.name}, {described(m)}",
+        _cycles(layout, m),
+        before=((_weights_step(layout, m, u_offset, (0, direction.rows)),),),
+        each=((Step(f"blocks_{layout.type}", blocks, {}, False, parts=(tiles, products)),),),
         instead=direct,
     )
 
@@ -393,20 +437,21 @@ def _multiply_step(
         "first_row": rows[0],
         "last_row": rows[0] + rows[1],
         "points": points,
+        "bias_point": m + 3,
         "length": direction.channels,
         "row_tasks": row_tasks,
         "rows_per_task": row_blocks_per_task * kernel.rows,
     }
+    transform = transform_kernel(layout, "output", m, lanes)
     u_rows = np.arange(rows[1])
     tables = {
         "a_row": padded(u_rows // u_lanes * points * u_point + u_rows % u_lanes, kernel.rows),
         "out_row": np.arange(direction.rows) * direction.result[1],
         "tile_row": np.arange(kernel.rows) * points * lanes,
         "in_offsets": np.arange(points) * lanes,
-        "out_offsets": np.arange(m) * m * lanes,
+        "out_offsets": np.arange(m) * m * transform.lanes,
     }
-    transform = transform_kernel(layout, "output", m, lanes).name
-    return Step(f"multiply_{layout.type}", blocks[1] * row_tasks, sizes, False, kernel.name, tables, transform)
+    return Step(f"multiply_{layout.type}", blocks[1] * row_tasks, sizes, False, kernel.name, tables, transform.name)
 
 
 def tiles_step(layout: Layout, m: int, lanes: int, offset: int, first_block: int, blocks: int) -> Step:
@@ -435,13 +480,13 @@ def tiles_step(layout: Layout, m: int, lanes: int, offset: int, first_block: int
         "channel_tasks": channel_tasks,
         "channels_per_task": channels_per_task,
     }
+    transform = transform_kernel(layout, "input", m, lanes)
     tables = {
-        "in_offsets": np.arange(2 * (m + 2)) * m * lanes,
+        "in_offsets": np.arange(2 * (m + 2)) * m * transform.lanes,
         "out_offsets": np.arange(points) * v_point,
         "fill": np.array([direction.fill], np.float32 if layout.type == "f32" else np.float64),
     }
-    kernel_name = transform_kernel(layout, "input", m, lanes).name
-    return Step(f"tiles_{layout.type}", blocks * channel_tasks, sizes, False, kernel_name, tables)
+    return Step(f"tiles_{layout.type}", blocks * channel_tasks, sizes, False, transform.name, tables)
 
 
 def transform_kernel(layout: Layout, kind: str, m: int, columns: int = 0) -> MicroKernel:

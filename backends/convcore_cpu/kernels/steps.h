@@ -208,7 +208,7 @@ typedef struct {
     index_t out_image, out_line, out_column;
     index_t height, width; /* of the result */
     index_t tile_lines, tile_columns, first_block;
-    index_t first_row, last_row, points, length, row_tasks, rows_per_task;
+    index_t first_row, last_row, points, bias_point, length, row_tasks, rows_per_task;
 } multiply_sizes;
 typedef struct {
     multiply_sizes sizes;
@@ -216,6 +216,12 @@ typedef struct {
     const index_t *a_row, *out_row, *tile_row;
     const index_t *in_offsets, *out_offsets;
 } multiply_step;
+
+/* blocks.h */
+typedef struct {
+    tiles_step tiles;
+    multiply_step multiply;
+} blocks_step;
 
 /* fused.h */
 typedef struct {

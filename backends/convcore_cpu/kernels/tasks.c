@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "element.h"
+#include "runs.h"
 #include "steps.h"
 
 #define SOURCED_(name, source, type) name##_##source##_##type
@@ -33,6 +34,7 @@ typedef uint32_t u32;
 #include "tiles.h"
 #include "weights.h"
 #include "fused.h"
+#include "blocks.h"
 #define SOURCE f32
 #include "pack.h"
 #include "sum.h"
@@ -56,6 +58,7 @@ typedef uint32_t u32;
 #include "tiles.h"
 #include "weights.h"
 #include "fused.h"
+#include "blocks.h"
 #define SOURCE f64
 #include "pack.h"
 #include "sum.h"
@@ -106,10 +109,10 @@ typedef uint32_t u32;
         {"exact_" #type, type##_exact}, {"fold_" #type, type##_fold}, {"lines_" #type, type##_lines},                  \
         {"panels_" #type, type##_panels}, {"reduce_" #type, type##_reduce},
 #define REAL(type)                                                                                                     \
-    {"channels_" #type, type##_channels}, {"fused_" #type, type##_fused}, {"grads_" #type, type##_grads},              \
-        {"maxpool_" #type, type##_max_pool}, {"maxpoolgrad_" #type, type##_max_pool_grad},                             \
-        {"multiply_" #type, type##_multiply}, {"taps_" #type, type##_taps}, {"tiles_" #type, type##_tiles},            \
-        {"weights_" #type, type##_weights},
+    {"blocks_" #type, type##_blocks}, {"channels_" #type, type##_channels}, {"fused_" #type, type##_fused},            \
+        {"grads_" #type, type##_grads}, {"maxpool_" #type, type##_max_pool},                                           \
+        {"maxpoolgrad_" #type, type##_max_pool_grad}, {"multiply_" #type, type##_multiply},                            \
+        {"taps_" #type, type##_taps}, {"tiles_" #type, type##_tiles}, {"weights_" #type, type##_weights},
 #define FROM(source, type)                                                                                             \
     {"pack_" #source "_" #type, pack_##source##_##type}, {"sum_" #source "_" #type, sum_##source##_##type},
 
