@@ -565,6 +565,20 @@ class TestWinograd:
             operands = random_operands(problem)
             assert_within(CPUPlan(problem, program)(*operands), problem, *operands, algorithm=problem.algorithm)
 
+    @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+    @pytest.mark.parametrize("m", [2, 4])
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_the_sums_of_few_tiles_stay_on_the_core(self, dtype, m, layout):
+        for images, channels, size in ((1, (5, 9), (3, 4)), (3, (21, 50), (7, 18)), (1, (9, 70), (19, 13))):
+            problem = make_problem(
+                "grad_weight", images=images, channels=channels, size=size, padding=((1, 2), (0, 1)), layout=layout,
+                algorithm=f"winograd{m}", dtypes=(dtype, dtype),
+            )  # fmt: skip
+            program = make_program(problem, all_rows())
+            assert program.each[-1][0].task.startswith("products")
+            operands = random_operands(problem)
+            assert_within(CPUPlan(problem, program)(*operands), problem, *operands, algorithm=problem.algorithm)
+
     @pytest.mark.parametrize("op", ["forward", "grad_input"])
     def test_a_large_weight_is_transformed_some_rows_at_a_time(self, op, monkeypatch):
         monkeypatch.setattr("convcore_cpu.winograd.ROW_BYTES", 1 << 15)

@@ -135,6 +135,7 @@ cdef union StepData:
     kernels.blocks_step blocks
     kernels.fused_step fused
     kernels.grads_step grads
+    kernels.products_step products
     kernels.taps_step taps
     kernels.fold_step fold
     kernels.sum_step sum
@@ -262,8 +263,17 @@ cdef int _bind(step, BoundStep *bound) except -1:
     elif kind == "grads":
         data.grads.sizes = step.sizes
         data.grads.kernel = _kernel(step.kernel)
-        data.grads.in_offsets = <const index_t *> _table(step, "in_offsets")
+        data.grads.turn = _kernel(step.turn) if step.turn else NULL
         data.grads.out_offsets = <const index_t *> _table(step, "out_offsets")
+    elif kind == "products":
+        data.products.sizes = step.sizes
+        data.products.kernel = _kernel(step.kernel)
+        data.products.transform = _kernel(step.transform)
+        data.products.turn = _kernel(step.turn) if step.turn else NULL
+        data.products.a_row = <const index_t *> _table(step, "a_row")
+        data.products.tile_row = <const index_t *> _table(step, "tile_row")
+        data.products.in_offsets = <const index_t *> _table(step, "in_offsets")
+        data.products.out_offsets = <const index_t *> _table(step, "out_offsets")
     elif kind == "taps":
         data.taps.sizes = step.sizes
         data.taps.kernel = _kernel(step.kernel)

@@ -255,6 +255,20 @@ cdef extern from "kernels/steps.h" nogil:
     ctypedef struct grads_step:
         grads_sizes sizes
         const micro_kernel *kernel
+        const micro_kernel *turn
+        const index_t *out_offsets
+
+    ctypedef struct products_sizes:
+        index_t v_offset, v_point, v_block, g_offset, g_point, g_panel
+        index_t rows, columns, row_blocks, points, blocks, tiles, last_tiles
+
+    ctypedef struct products_step:
+        products_sizes sizes
+        const micro_kernel *kernel
+        const micro_kernel *transform
+        const micro_kernel *turn
+        const index_t *a_row
+        const index_t *tile_row
         const index_t *in_offsets
         const index_t *out_offsets
 

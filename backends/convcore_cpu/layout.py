@@ -177,6 +177,11 @@ class Layout:
         rows = [row for row in self.micro_kernels if row.algorithm == "collect"]
         return max(rows, key=lambda row: row.lanes).name if rows else ""
 
+    def turn_kernel(self, lanes: int) -> str:
+        """Return the name of a micro-kernel that turns so many lines, nothing if there is none."""
+        rows = (row for row in self.micro_kernels if row.algorithm == "turn" and row.lanes == lanes)
+        return next((row.name for row in rows), "")
+
     @property
     def bias_buffer(self) -> int:
         """Number of the bias's buffer, -1 if there is none."""

@@ -49,6 +49,7 @@ class Step:
     parts: tuple[Step, ...] = ()
     band: dict[str, int] = field(default_factory=dict)
     fill: str = ""
+    turn: str = ""
 
 
 Stages = tuple[tuple[Step, ...], ...]

@@ -1,18 +1,21 @@
 """grad_weight by Winograd's minimal correlation, the transpose of ``winograd.py`` in the weight.
 
 The points of tiles of x (``kernels/tiles.h``) are multiplied with those of the same tiles of grad_out (``grads.h``),
-summed over tiles (``accumulate.h``, one group for each point) and transformed to taps (``taps.h``).
+summed over tiles (``accumulate.h``, one group for each point) and transformed to taps (``taps.h``); all at once where
+there are few tiles (``products.h``).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from convcore_cpu.engine import MicroKernel
 from convcore_cpu.grad_weight import grad_weight_direct
 from convcore_cpu.layout import TASKS, Layout
-from convcore_cpu.program import WORKSPACE, Draft, Step, finished
+from convcore_cpu.program import WORKSPACE, Draft, Stages, Step, finished
 from convcore_cpu.tiles import padded, panel_kernel
 from convcore_cpu.winograd import (
     INPUT_CYCLES,
@@ -28,150 +31,258 @@ from convcore_cpu.winograd import (
     transform_kernel,
 )
 
+#: A panel of the points of grad_out stays in the second-level cache (bytes).
+PANEL_BYTES = 512 << 10
 # What the transform of a tile of grad_out takes for each channel (cycles).
-GRAD_CYCLES = {2: 12.0, 4: 24.0}
+GRAD_CYCLES = {2: 8.0, 4: 14.0}
 # What a point of the weight takes, to be summed up and transformed, in the last-level cache and beyond it (cycles).
 SUM_CYCLES, FAR_SUM_CYCLES = 1.5, 3.0
+# The same where sums never leave the core.
+NEAR_SUM_CYCLES = 0.6
 # What the points of tiles take that the second-level cache does not hold (cycles for each byte).
 BYTE_CYCLES = 0.12
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where the points of the tiles of x (V) and of grad_out (G) lie: ``band`` of the ``blocks`` of tiles at a time."""
+
+    m: int
+    kernel: MicroKernel
+    channels: int
+    lanes: int
+    tiles: int
+    blocks: int
+    band: int
+    v_offset: int
+    g_offset: int
+
+    @property
+    def count(self) -> int:
+        """How many points a tile has."""
+        return (self.m + 2) ** 2
+
+    @property
+    def v_point(self) -> int:
+        """From one point of V to the next."""
+        return self.channels * self.tiles + SPREAD
+
+    @property
+    def v_block(self) -> int:
+        """From one block of V to the next."""
+        return self.count * self.v_point
+
+    @property
+    def g_panel(self) -> int:
+        """From one panel of G to the next."""
+        return self.band * self.tiles * self.kernel.columns
+
+    @property
+    def g_point(self) -> int:
+        """From one point of G to the next."""
+        return self.band * self.tiles * self.lanes + SPREAD
 
 
 def winograd_grad_weight(layout: Layout, m: int | None = None) -> Draft:
     """Lay out grad_weight as the transpose of F(m x m, 3 x 3), with the best m that is allowed if none is given."""
     name, m = admit(layout, m, _cycles)
     yield layout.cost(_cycles(layout, m))
-    points, channels = (m + 2) ** 2, layout.channels
-    tile_lines, tile_columns = direction_of(layout).tiles(m)
-    per_image = tile_lines * tile_columns
     direct = finished(grad_weight_direct(layout))
     layout.start_again()
-    kernel, _ = panel_kernel(layout.micro_kernels, channels, layout.out_channels)
-    lanes = -(-layout.out_channels // kernel.columns) * kernel.columns
-    layout.set_batch(points * per_image * (channels + lanes))
-    # The sums go over all tiles of a batch, so every batch must be a whole one.
-    while layout.images % layout.batch:
-        layout.batch -= 1
-    tiles = _tiles_per_block(per_image * layout.batch, transform_kernel(layout, "input", m).lanes)
-    blocks = -(-per_image * layout.batch // tiles)
-    v_point = channels * tiles + SPREAD
-    v_block = points * v_point
-    band = max(1, min(blocks, POINT_BYTES // ((v_block + points * tiles * lanes) * layout.itemsize)))
-    v_offset = layout.reserve(band * v_block)
-    g_point = band * tiles * lanes + SPREAD
-    g_offset = layout.reserve(points * g_point)
-    a_row = padded(np.arange(channels) * tiles, kernel.rows)
-    sums_point = len(a_row) * lanes
-    sums_offset = layout.reserve(points * sums_point)
+    near = _near_kernel(layout, m)
+    kernel = near or panel_kernel(layout.micro_kernels, layout.channels, layout.out_channels)[0]
+    points = _place_points(layout, m, kernel, whole=near is not None)
     layout.workspace = max(layout.workspace, -(-direct.memory_bytes // layout.itemsize))
-
-    one_band = layout.batch == layout.images and blocks <= band
-    image, channel, line, column = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
-    grad_transform = transform_kernel(layout, "grad", m, lanes)
-    row_blocks = len(a_row) // kernel.rows
-    blocks_per_task = max(1, row_blocks * points // TASKS)
-    row_tasks = -(-row_blocks // blocks_per_task)
-    each: list[tuple[Step, ...]] = []
-    for first in range(0, blocks, band):
-        count = min(band, blocks - first)
-        grads = Step(
-            f"grads_{layout.type}",
-            count * (lanes // grad_transform.lanes),
-            {
-                "src_image": image,
-                "src_channel": channel,
-                "src_line": line,
-                "src_column": column,
-                "dst_offset": g_offset,
-                "dst_tile": kernel.columns,
-                "dst_panel": band * tiles * kernel.columns,
-                "panel": kernel.columns,
-                "height": layout.out_height,
-                "width": layout.out_width,
-                "tile_lines": tile_lines,
-                "tile_columns": tile_columns,
-                "tiles": tiles,
-                "first_block": first,
-                "channels": layout.out_channels,
-                "channel_tasks": lanes // grad_transform.lanes,
-            },
-            False,
-            grad_transform.name,
-            {"in_offsets": np.arange(m * m) * grad_transform.lanes, "out_offsets": np.arange(points) * g_point},
+    transforms = [
+        (tiles_step(layout, m, points.tiles, points.v_offset, first, count), _grads_step(layout, points, first, count))
+        for first in range(0, points.blocks, points.band)
+        for count in (min(points.band, points.blocks - first),)
+    ]
+    before: Stages = ()
+    after: Stages = ()
+    if near:
+        each: Stages = (transforms[0], (_products_step(layout, points),))
+    else:
+        rows = -(-layout.channels // kernel.rows) * kernel.rows
+        sums_offset = layout.reserve(points.count * rows * points.lanes)
+        one_band = layout.batch == layout.images and points.blocks <= points.band
+        each = tuple(
+            stage
+            for first, steps in zip(range(0, points.blocks, points.band), transforms, strict=True)
+            for stage in (steps, (_accumulate_step(layout, points, first, sums_offset, one_band),))
         )
-        accumulate = Step(
-            f"accumulate_{layout.type}",
-            points * row_tasks,
-            {
-                "a_buffer": WORKSPACE,
-                "a_offset": v_offset,
-                "a_group": v_point,
-                "a_image": v_block,
-                "a_line": 0,
-                "b_buffer": WORKSPACE,
-                "b_offset": g_offset,
-                "b_channel": 0,
-                "b_group": g_point,
-                "b_panel": band * tiles * kernel.columns,
-                "b_image": tiles * kernel.columns,
-                "b_line": 0,
-                "out_offset": sums_offset,
-                "out_part": 0,
-                "out_group": sums_point,
-                "groups": points,
-                "parts": 1,
-                "rows": channels,
-                "columns": layout.out_channels,
-                "lanes": lanes,
-                "images": count,
-                "lines": 1,
-                "lines_at_once": 1,
-                "repeats_per_line": 1,
-                "length": tiles,
-                "a_step": 1,
-                "a_repeat": 0,
-                "b_repeat": 0,
-                "row_blocks": row_blocks,
-                "row_tasks": row_tasks,
-                "blocks_per_task": blocks_per_task,
-                "one_batch": int(one_band),
-                "complete": 0,
-                "turned": 0,
-            },
-            False,
-            kernel.name,
-            {
-                "a_row": a_row,
-                "out_row": np.arange(len(a_row)) * lanes,
-            },
-        )
-        each += [(tiles_step(layout, m, tiles, v_offset, first, count), grads), (accumulate,)]
-    taps_transform = transform_kernel(layout, "taps", m, lanes)
-    k_blocks = -(-layout.out_channels // taps_transform.lanes)
-    c_tasks, c_per_task = shares(channels, k_blocks)
-    taps = Step(
-        f"taps_{layout.type}",
-        k_blocks * c_tasks,
-        {
-            "src_offset": sums_offset,
-            "src_c": lanes,
-            "k": layout.out_channels,
-            "c": channels,
-            "c_tasks": c_tasks,
-            "c_per_task": c_per_task,
-        },
-        False,
-        taps_transform.name,
-        {"in_offsets": np.arange(points) * sums_point, "out_offsets": np.arange(TAPS) * taps_transform.lanes},
-    )
+        before = () if one_band else ((layout.clear(sums_offset, points.count * rows, points.lanes),),)
+        after = ((_taps_step(layout, points, sums_offset, rows * points.lanes),),)
     return layout.program(
         name,
         f"{kernel.name}, {described(m)}",
         _cycles(layout, m),
-        before=() if one_band else ((layout.clear(sums_offset, points * len(a_row), lanes),),),
-        each=tuple(each),
-        after=((taps,),),
+        before=before,
+        each=each,
+        after=after,
         instead=direct,
     )
+
+
+def _near_kernel(layout: Layout, m: int) -> MicroKernel | None:
+    """Return the micro-kernel for sums that never leave a core, if a panel of G stays near it and all tiles at hand."""
+    points, tiles = (m + 2) ** 2, layout.images * math.prod(direction_of(layout).tiles(m))
+    columns = PANEL_BYTES // max(1, points * tiles * layout.itemsize)
+    channels = layout.channels + layout.out_channels
+    if not tiles or points * tiles * channels * layout.itemsize > 2 * POINT_BYTES or layout.most_images < layout.images:
+        return None
+    # Narrow panels would read the points of x too often.
+    widest = max(row.lanes for row in layout.micro_kernels)
+    rows = [row for row in layout.micro_kernels if row.algorithm == "panel" and 2 * widest <= row.columns <= columns]
+    return panel_kernel(rows, layout.channels, layout.out_channels)[0] if rows else None
+
+
+def _place_points(layout: Layout, m: int, kernel: MicroKernel, whole: bool) -> Points:
+    """Find room for the points, of all tiles if they are wanted ``whole``."""
+    points, channels = (m + 2) ** 2, layout.channels
+    per_image = math.prod(direction_of(layout).tiles(m))
+    lanes = -(-layout.out_channels // kernel.columns) * kernel.columns
+    if not whole:
+        layout.set_batch(points * per_image * (channels + lanes))
+        # The sums go over all tiles of a batch, so every batch must be a whole one.
+        while layout.images % layout.batch:
+            layout.batch -= 1
+    tiles = _tiles_per_block(per_image * layout.batch, transform_kernel(layout, "input", m).lanes)
+    blocks = -(-per_image * layout.batch // tiles)
+    block_bytes = points * (channels * tiles + SPREAD + tiles * lanes) * layout.itemsize
+    band = blocks if whole else max(1, min(blocks, POINT_BYTES // block_bytes))
+    places = Points(m, kernel, channels, lanes, tiles, blocks, band, 0, 0)
+    v_offset = layout.reserve(band * places.v_block)
+    return replace(places, v_offset=v_offset, g_offset=layout.reserve(points * places.g_point))
+
+
+def _grads_step(layout: Layout, points: Points, first: int, count: int) -> Step:
+    """Return the transform of some blocks of tiles of grad_out."""
+    image, channel, line, column = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
+    tile_lines, tile_columns = direction_of(layout).tiles(points.m)
+    transform = transform_kernel(layout, "grad", points.m, points.kernel.columns)
+    channel_tasks = points.lanes // transform.lanes
+    sizes = {
+        "src_image": image,
+        "src_channel": channel,
+        "src_line": line,
+        "src_column": column,
+        "dst_offset": points.g_offset,
+        "dst_tile": points.kernel.columns,
+        "dst_panel": points.g_panel,
+        "panel": points.kernel.columns,
+        "height": layout.out_height,
+        "width": layout.out_width,
+        "tile_lines": tile_lines,
+        "tile_columns": tile_columns,
+        "tiles": points.tiles,
+        "first_block": first,
+        "channels": layout.out_channels,
+        "channel_tasks": channel_tasks,
+    }
+    tables = {"out_offsets": np.arange(points.count) * points.g_point}
+    turn = layout.turn_kernel(transform.lanes)
+    return Step(f"grads_{layout.type}", count * channel_tasks, sizes, False, transform.name, tables, turn=turn)
+
+
+def _products_step(layout: Layout, points: Points) -> Step:
+    """Return the step from the points of all tiles to taps (``kernels/products.h``)."""
+    kernel = points.kernel
+    transform = transform_kernel(layout, "taps", points.m, kernel.columns)
+    a_row = padded(np.arange(points.channels) * points.tiles, kernel.rows)
+    row_blocks = len(a_row) // kernel.rows
+    last = layout.images * math.prod(direction_of(layout).tiles(points.m)) - (points.blocks - 1) * points.tiles
+    sizes = {
+        "v_offset": points.v_offset,
+        "v_point": points.v_point,
+        "v_block": points.v_block,
+        "g_offset": points.g_offset,
+        "g_point": points.g_point,
+        "g_panel": points.g_panel,
+        "rows": points.channels,
+        "columns": layout.out_channels,
+        "row_blocks": row_blocks,
+        "points": points.count,
+        "blocks": points.blocks,
+        "tiles": points.tiles,
+        "last_tiles": last,
+    }
+    tables = {
+        "a_row": a_row,
+        "tile_row": np.arange(kernel.rows) * kernel.columns,
+        "in_offsets": np.arange(points.count) * kernel.rows * kernel.columns,
+        "out_offsets": np.arange(TAPS) * kernel.columns,
+    }
+    tasks = points.lanes // kernel.columns * row_blocks
+    turn = layout.turn_kernel(transform.lanes)
+    return Step(f"products_{layout.type}", tasks, sizes, False, kernel.name, tables, transform.name, turn=turn)
+
+
+def _accumulate_step(layout: Layout, points: Points, first: int, sums_offset: int, one_band: bool) -> Step:
+    """Return the products of some blocks of tiles, one group for each point."""
+    kernel = points.kernel
+    a_row = padded(np.arange(points.channels) * points.tiles, kernel.rows)
+    row_blocks = len(a_row) // kernel.rows
+    blocks_per_task = max(1, row_blocks * points.count // TASKS)
+    row_tasks = -(-row_blocks // blocks_per_task)
+    sizes = {
+        "a_buffer": WORKSPACE,
+        "a_offset": points.v_offset,
+        "a_group": points.v_point,
+        "a_image": points.v_block,
+        "a_line": 0,
+        "b_buffer": WORKSPACE,
+        "b_offset": points.g_offset,
+        "b_channel": 0,
+        "b_group": points.g_point,
+        "b_panel": points.g_panel,
+        "b_image": points.tiles * kernel.columns,
+        "b_line": 0,
+        "out_offset": sums_offset,
+        "out_part": 0,
+        "out_group": len(a_row) * points.lanes,
+        "groups": points.count,
+        "parts": 1,
+        "rows": points.channels,
+        "columns": layout.out_channels,
+        "lanes": points.lanes,
+        "images": min(points.band, points.blocks - first),
+        "lines": 1,
+        "lines_at_once": 1,
+        "repeats_per_line": 1,
+        "length": points.tiles,
+        "a_step": 1,
+        "a_repeat": 0,
+        "b_repeat": 0,
+        "row_blocks": row_blocks,
+        "row_tasks": row_tasks,
+        "blocks_per_task": blocks_per_task,
+        "one_batch": int(one_band),
+        "complete": 0,
+        "turned": 0,
+    }
+    tables = {"a_row": a_row, "out_row": np.arange(len(a_row)) * points.lanes}
+    return Step(f"accumulate_{layout.type}", points.count * row_tasks, sizes, False, kernel.name, tables)
+
+
+def _taps_step(layout: Layout, points: Points, sums_offset: int, sums_point: int) -> Step:
+    """Return the transform of the sums to taps."""
+    transform = transform_kernel(layout, "taps", points.m, points.lanes)
+    k_blocks = -(-layout.out_channels // transform.lanes)
+    c_tasks, c_per_task = shares(points.channels, k_blocks)
+    sizes = {
+        "src_offset": sums_offset,
+        "src_c": points.lanes,
+        "k": layout.out_channels,
+        "c": points.channels,
+        "c_tasks": c_tasks,
+        "c_per_task": c_per_task,
+    }
+    tables = {
+        "in_offsets": np.arange(points.count) * sums_point,
+        "out_offsets": np.arange(TAPS) * transform.lanes,
+    }
+    return Step(f"taps_{layout.type}", k_blocks * c_tasks, sizes, False, transform.name, tables)
 
 
 def _tiles_per_block(tiles: int, lanes: int) -> int:
@@ -184,11 +295,14 @@ def _cycles(layout: Layout, m: int) -> float:
     points, tiles = (m + 2) ** 2, layout.images * math.prod(direction_of(layout).tiles(m))
     sums = points * layout.channels * layout.out_channels
     tile_bytes = tiles * points * (layout.channels + layout.out_channels) * layout.itemsize
-    kernel, products = panel_kernel(layout.micro_kernels, layout.channels, layout.out_channels)
+    near = _near_kernel(layout, m)
+    rows = [near] if near else layout.micro_kernels
+    kernel, products = panel_kernel(rows, layout.channels, layout.out_channels)
+    sum_cycles = SUM_CYCLES if sums * layout.itemsize <= POINT_BYTES else FAR_SUM_CYCLES
     return (
         START_CYCLES
         + (tile_bytes * BYTE_CYCLES if tile_bytes > POINT_BYTES else 0)
         + points * tiles * products
-        + sums * (SUM_CYCLES if sums * layout.itemsize <= POINT_BYTES else FAR_SUM_CYCLES)
+        + sums * (NEAR_SUM_CYCLES if near else sum_cycles)
         + tiles * (layout.channels * INPUT_CYCLES[m] + layout.out_channels * GRAD_CYCLES[m]) * 2 * kernel.multiply
     )

@@ -6,25 +6,30 @@
  * Tile (image, i, j) is tile `tile` of its block, numbered as in tiles.h.  Tiles past the last one are zeros, and so
  * are the channels past the last one.
  *
- * Some tiles of a line are gathered on the stack at a time, channel by channel, so that lines are read one after the
- * other.
+ * The channels of some tiles of a line are brought together on the stack, by turning lines into columns.
  *
  * A task is one block of tiles and one vector of channels.
  */
-static inline __attribute__((always_inline)) void NAMED(channel_of_tiles)(const int m, const grads_sizes *z,
-                                                                          const TYPE *src, index_t height,
-                                                                          index_t width, index_t lanes, TYPE *to) {
-    const index_t whole = width / m;
-    for (index_t a = 0; a < height && a < m; a++, src += z->src_line, to += m * lanes) {
-        for (index_t t = 0; t < whole; t++) {
-    UNROLL for (int b = 0; b < m; b++) to[(t * m * m + b) * lanes] = src[(t * m + b) * z->src_column];
-        }
-        for (index_t x = whole * m; x < width; x++) to[(x / m * m * m + x % m) * lanes] = src[x * z->src_column];
+
+/* Pixels of a line for which a vector of channels is brought together at a time. */
+enum { NAMED(GATHERED) = 64 };
+
+/* Bring some channels of a line together, pixel by pixel. */
+static void NAMED(gather_channels)(const grads_step *s, const TYPE *src, index_t channels, index_t width,
+                                   index_t readable, TYPE *to) {
+    const grads_sizes *z = &s->sizes;
+    const index_t lanes = s->kernel->columns;
+    if (s->turn && channels == lanes && z->src_column == 1) {
+        const turn_loop loop = {z->src_channel, lanes, width, readable >= width + lanes};
+        ((turn_function *)s->turn->function)(&loop, src, to);
+        return;
+    }
+    for (index_t lane = 0; lane < channels; lane++, src += z->src_channel) {
+        for (index_t x = 0; x < width; x++) to[x * lanes + lane] = src[x * z->src_column];
     }
 }
 
 static void NAMED(grads)(const void *step, char *const *buffers, index_t images, index_t task) {
-    enum { AT_ONCE = 16 };
     const grads_step *s = step;
     const grads_sizes *z = &s->sizes;
     const index_t m = s->kernel->rows, lanes = s->kernel->columns, per_image = z->tile_lines * z->tile_columns;
@@ -34,22 +39,26 @@ static void NAMED(grads)(const void *step, char *const *buffers, index_t images,
     const TYPE *src = (const TYPE *)buffers[SECOND] + first_channel * z->src_channel;
     TYPE *g = (TYPE *)buffers[WORKSPACE] + z->dst_offset + block * z->tiles * z->dst_tile +
               first_channel / z->panel * z->dst_panel + first_channel % z->panel;
-    const transform_loop loop = {s->in_offsets, s->out_offsets, 1, NULL};
-    _Alignas(64) TYPE elements[AT_ONCE * 4 * 4 * MAX_LANES];
+    index_t in_offsets[4 * 4];
+    const transform_loop loop = {in_offsets, s->out_offsets, 1, NULL};
+    _Alignas(64) TYPE elements[4 * NAMED(GATHERED) * MAX_LANES];
+    for (index_t a = 0; a < m * m; a++) in_offsets[a] = (a / m * NAMED(GATHERED) + a % m) * lanes;
     for (index_t t = 0; t < z->tiles;) {
         const index_t tile = first_tile + t, i = tile % per_image / z->tile_columns, j = tile % z->tile_columns;
-        const index_t in_line = z->tile_columns - j < AT_ONCE ? z->tile_columns - j : AT_ONCE;
-        const index_t run = in_line < z->tiles - t ? in_line : z->tiles - t;
+        const index_t rest = z->tile_columns - j < z->tiles - t ? z->tile_columns - j : z->tiles - t;
+        const index_t run = rest < NAMED(GATHERED) / m ? rest : NAMED(GATHERED) / m;
         const index_t height = tile < end ? z->height - i * m : 0;
         const index_t width = z->width - j * m < run * m ? z->width - j * m : run * m;
-        const TYPE *at = src + tile / per_image * z->src_image + i * m * z->src_line + j * m * z->src_column;
+        const index_t at = i * m * z->src_line + j * m * z->src_column;
         if (height < m || width < run * m || channels < lanes) memset(elements, 0, sizeof elements);
-        for (index_t lane = 0; lane < channels; lane++, at += z->src_channel) {
-            if (m == 2) NAMED(channel_of_tiles)(2, z, at, height, width, lanes, elements + lane);
-            else NAMED(channel_of_tiles)(4, z, at, height, width, lanes, elements + lane);
+        for (index_t a = 0; a < height && a < m; a++) {
+            const index_t line = at + a * z->src_line;
+            NAMED(gather_channels)(s, src + tile / per_image * z->src_image + line, channels, width,
+                                   (left_over - lanes + 1) * z->src_channel - line,
+                                   elements + a * NAMED(GATHERED) * lanes);
         }
         for (index_t done = 0; done < run; done++, t++) {
-            ((transform_function *)s->kernel->function)(&loop, elements + done * m * m * lanes, g + t * z->dst_tile);
+            ((transform_function *)s->kernel->function)(&loop, elements + done * m * lanes, g + t * z->dst_tile);
         }
     }
 }

@@ -249,9 +249,21 @@ typedef struct {
 } grads_sizes;
 typedef struct {
     grads_sizes sizes;
-    const micro_kernel *kernel;
-    const index_t *in_offsets, *out_offsets;
+    const micro_kernel *kernel, *turn; /* turn: or NULL */
+    const index_t *out_offsets;
 } grads_step;
+
+/* products.h */
+typedef struct {
+    index_t v_offset, v_point, v_block, g_offset, g_point, g_panel;
+    index_t rows, columns, row_blocks, points, blocks, tiles, last_tiles; /* tiles: of a block; of the last */
+} products_sizes;
+typedef struct {
+    products_sizes sizes;
+    const micro_kernel *kernel, *transform, *turn; /* turn: or NULL */
+    const index_t *a_row, *tile_row;
+    const index_t *in_offsets, *out_offsets;
+} products_step;
 
 /* taps.h */
 typedef struct {
