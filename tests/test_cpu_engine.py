@@ -21,6 +21,7 @@ from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
 from convcore_cpu.machine import fingerprint, processor
 from convcore_cpu.plans import ALGORITHMS, candidates, make_program, programs
 from convcore_cpu.program import BUILT_IN
+from convcore_cpu.winograd import FORMS
 from threadpoolctl import threadpool_limits
 
 import convcore
@@ -161,6 +162,24 @@ class TestMicroKernels:
                 result = CPUPlan(problem, make_program(problem, MICRO_KERNELS[isa]))(*operands)
                 assert_within(result, problem, *operands, algorithm=problem.algorithm)
 
+    @pytest.mark.parametrize("isa", [pytest.param(isa, marks=missing(isa)) for isa in MICRO_KERNELS])
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("m", [2, 4])
+    def test_every_form_computes_with_the_products_of_their_isa(self, m, dtype, isa, monkeypatch):
+        for form, op in product(FORMS[m], ("forward", "grad_input")):
+            monkeypatch.setitem(FORMS, m, (form,))
+            for kernel, stride in product(((5, 4), (1, 7), (6, 1)), ((1, 1), (2, 3))):
+                if op == "grad_input" and stride != (1, 1):
+                    continue
+                for images, channels, size in ((2, (5, 20), (17, 19)), (1, (2, 3), (9, 150)), (1, (70, 70), (8, 7))):
+                    problem = make_problem(
+                        op, images=images, channels=channels, size=size, kernel=kernel, stride=stride,
+                        padding=((2, 1), (0, 2)), dtypes=(dtype,) * 2, algorithm=f"winograd{m}", accuracy="fast",
+                    )  # fmt: skip
+                    operands = random_operands(problem)
+                    result = CPUPlan(problem, make_program(problem, MICRO_KERNELS[isa]))(*operands)
+                    assert_within(result, problem, *operands, algorithm=problem.algorithm)
+
     def test_names_say_what_the_rows_are(self):
         for row in ROWS:
             assert row.name == f"{row.dtype}_{row.algorithm}_{row.rows}x{row.columns}__{row.isa}"
@@ -169,10 +188,9 @@ class TestMicroKernels:
         wanted = {
             (dtype, algorithm) for dtype in DTYPES for algorithm in ("outer", "panel", "collect", "dot", "sliding")
         }
-        kinds = [f"winograd_{kind}" for kind in ("input", "weight", "output", "result", "grad", "taps")] + [
-            "turn",
-            "band",
-        ]
+        forms = {form.taps for forms in FORMS.values() for form in forms} | {1}
+        kinds = ["turn", "band", *(f"winograd_{kind}" for kind in ("points", "kernel", "grad", "taps"))]
+        kinds += [f"winograd_{kind}{taps}" for kind in ("pixels", "weight", "result", "output") for taps in forms]
         wanted |= {(dtype, kind) for dtype in ("f32", "f64") for kind in kinds}
         for rows in MICRO_KERNELS.values():
             assert {(row.dtype, row.algorithm) for row in rows} == wanted
@@ -484,7 +502,7 @@ class TestSliding:
 
     @pytest.mark.parametrize("op", ["forward", "grad_input"])
     def test_it_runs_where_groups_have_one_channel(self, op):
-        for channels, algorithm in ((32, "sliding"), (1, "channels")):
+        for channels, algorithm in ((32, "sliding"), (1, "winograd4")):
             problem = make_problem(
                 op, images=1, channels=(32, 32), groups=channels, size=(56, 56), kernel=(5, 5), padding=((2, 2), (2, 2))
             )
@@ -527,9 +545,9 @@ class TestWinograd:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            ({"kernel": (3, 2)}, "its Winograd algorithm knows 3x3 kernels only"),
-            ({"stride": (1, 2)}, "its Winograd algorithm knows stride 1 and dilation 1 only"),
-            ({"dilation": (2, 1)}, "its Winograd algorithm knows stride 1 and dilation 1 only"),
+            ({"kernel": (1, 1)}, "its Winograd algorithm knows no 1x1 kernels"),
+            ({"kernel": (12, 11), "size": (20, 20)}, "its Winograd algorithm knows kernels of at most 128 taps"),
+            ({"dilation": (2, 1)}, "its Winograd algorithm knows dilation 1 only"),
             ({"channels": (4, 4), "groups": 2}, "its Winograd algorithm knows one group only"),
             ({"dtypes": ("int16", "int16")}, "its Winograd algorithm knows float32 and float64 only"),
             ({"dtypes": ("complex64",) * 2}, "its Winograd algorithm knows float32 and float64 only"),
@@ -545,8 +563,11 @@ class TestWinograd:
     def test_bands_of_tiles_and_batches_leave_none_out(self, op, m, monkeypatch):
         monkeypatch.setattr("convcore_cpu.layout.BATCH_BYTES", 1 << 18)
         monkeypatch.setattr("convcore_cpu.winograd.POINT_BYTES", 1 << 16)
-        for images, size in ((7, (13, 12)), (6, (13, 12)), (2, (50, 61))):
-            problem = make_problem(op, images=images, channels=(5, 6), size=size, algorithm=f"winograd{m}")
+        kernels = ((3, 3),) if op == "grad_weight" else ((3, 3), (4, 5), (1, 7))
+        for kernel, (images, size) in product(kernels, ((7, (13, 12)), (6, (13, 12)), (2, (50, 61)))):
+            problem = make_problem(
+                op, images=images, channels=(5, 6), size=size, kernel=kernel, algorithm=f"winograd{m}", accuracy="fast"
+            )
             operands = random_operands(problem)
             result = CPUPlan(problem, make_program(problem, all_rows()))(*operands)
             assert_within(result, problem, *operands, algorithm=problem.algorithm)
@@ -582,11 +603,43 @@ class TestWinograd:
     @pytest.mark.parametrize("op", ["forward", "grad_input"])
     def test_a_large_weight_is_transformed_some_rows_at_a_time(self, op, monkeypatch):
         monkeypatch.setattr("convcore_cpu.winograd.ROW_BYTES", 1 << 15)
-        problem = make_problem(op, channels=(37, 70), size=(9, 9), algorithm="winograd4")
-        program = make_program(problem, all_rows())
-        assert len(program.each) > 2
-        operands = random_operands(problem)
-        assert_within(CPUPlan(problem, program)(*operands), problem, *operands, algorithm="winograd4")
+        for channels, kernel, pad in (((37, 70), (3, 3), 0), ((20, 20), (5, 7), 2)):
+            problem = make_problem(
+                op, channels=channels, size=(9, 9), kernel=kernel, padding=((pad,) * 2,) * 2, algorithm="winograd4"
+            )
+            program = make_program(problem, all_rows())
+            assert len(program.each) > 2
+            operands = random_operands(problem)
+            assert_within(CPUPlan(problem, program)(*operands), problem, *operands, algorithm="winograd4")
+
+    @pytest.mark.parametrize("op", ["forward", "grad_input"])
+    def test_a_kernel_of_several_pieces_may_be_packed(self, op):
+        problem = make_problem(
+            op, images=1, channels=(192, 160), size=(3, 17), kernel=(1, 7), padding=((0, 0), (3, 3)),
+            algorithm="winograd4",
+        )  # fmt: skip
+        first, weight, *rest = random_operands(problem)
+        plan = CPUBackend().plan(problem)
+        packed = plan.pack(weight)
+        assert packed.prepared is not None
+        assert_within(plan(first, packed, *rest), problem, first, weight, *rest, algorithm="winograd4")
+
+    @pytest.mark.parametrize(
+        ("accuracy", "kernel", "stride", "algorithm"),
+        [
+            ("strict", (1, 7), 1, "winograd2"),
+            ("standard", (1, 7), 1, "winograd4"),
+            ("standard", (3, 3), 2, "winograd2"),
+            ("fast", (3, 3), 2, "winograd4"),
+            ("standard", (7, 7), 2, "winograd4"),
+        ],
+    )
+    def test_forms_that_err_too_much_are_refused(self, accuracy, kernel, stride, algorithm):
+        """Of two sizes the larger that runs is meant."""
+        problem = make_problem("forward", size=(20, 20), kernel=kernel, stride=(stride,) * 2, accuracy=accuracy)
+        larger = CPUBackend().supports(replace(problem, algorithm="winograd4"))
+        assert (larger is True) == (algorithm == "winograd4")
+        assert CPUBackend().supports(replace(problem, algorithm=algorithm)) is True
 
     @pytest.mark.parametrize("op", WINOGRAD_OPS)
     def test_a_large_weight_meets_no_image(self, op):
@@ -609,8 +662,12 @@ class TestWinograd:
     @pytest.mark.parametrize("victim", [0, 1])
     @pytest.mark.parametrize("op", WINOGRAD_OPS)
     def test_what_is_not_finite_goes_where_the_formula_sends_it(self, op, victim, special):
-        for algorithm in ("winograd2", "winograd4"):
-            problem = make_problem(op, channels=(6, 7), size=(11, 12), padding=((1, 1), (2, 0)), algorithm=algorithm)
+        kernels = ((3, 3),) if op == "grad_weight" else ((3, 3), (1, 5), (7, 4))
+        for algorithm, kernel in product(("winograd2", "winograd4"), kernels):
+            problem = make_problem(
+                op, channels=(6, 7), size=(11, 12), kernel=kernel, padding=((1, 1), (2, 0)), algorithm=algorithm,
+                accuracy="fast",
+            )  # fmt: skip
             operands = random_operands(problem)
             operands[victim][0, 1, 0, -1] = special
             assert_within(CPUBackend().plan(problem)(*operands), problem, *operands)
@@ -1093,13 +1150,13 @@ class TestMeasuring:
 
     def test_what_is_stored_is_obeyed_for_this_problem_and_this_machine_only(self, file, monkeypatch):
         own = self.plan(tune="off").algorithm
-        self.store("channels")
-        assert own != "channels"
-        assert [self.plan(tune=tune).algorithm for tune in ("off", "heuristic", "cached")] == [own, own, "channels"]
-        assert self.plan(padding=0).algorithm != "channels"
-        assert self.plan(accuracy="strict").algorithm != "channels"
+        self.store("panels")
+        assert own != "panels"
+        assert [self.plan(tune=tune).algorithm for tune in ("off", "heuristic", "cached")] == [own, own, "panels"]
+        assert self.plan(padding=0).algorithm != "panels"
+        assert self.plan(accuracy="strict").algorithm != "panels"
         monkeypatch.setenv("CONVCORE_CPU_ISA", "baseline")
-        assert self.plan().algorithm == self.plan(tune="off").algorithm != "channels"
+        assert self.plan().algorithm == self.plan(tune="off").algorithm != "panels"
 
     def test_what_does_not_fit_any_more_is_passed_over(self, file):
         self.store("magic")

@@ -235,31 +235,45 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.reduce.sizes = step.sizes
     elif kind == "tiles":
         data.tiles.sizes = step.sizes
-        data.tiles.kernel = _kernel(step.kernel)
-        data.tiles.in_offsets = <const index_t *> _table(step, "in_offsets")
+        _bind_band(step, &data.tiles.band)
+        data.tiles.pixels = _kernel(step.kernel)
+        data.tiles.points = _kernel(step.transform)
+        data.tiles.fill_band = _kernel(step.fill)
+        data.tiles.piece_lines = <const index_t *> _table(step, "piece_lines")
+        data.tiles.column_pieces = <const index_t *> _table(step, "column_pieces")
         data.tiles.out_offsets = <const index_t *> _table(step, "out_offsets")
-        data.tiles.fill = _table(step, "fill")
     elif kind == "weights":
         data.weights.sizes = step.sizes
         data.weights.kernel = _kernel(step.kernel)
+        data.weights.along_columns = _kernel(step.second)
         data.weights.turn = _kernel(step.transform)
-        data.weights.in_offsets = <const index_t *> _table(step, "in_offsets")
+        if step.fill:
+            data.weights.whole = _kernel(step.fill)
+            data.weights.whole_taps = <const index_t *> _table(step, "whole_taps")
+            data.weights.whole_offsets = <const index_t *> _table(step, "whole_offsets")
+        data.weights.column_taps = <const index_t *> _table(step, "column_taps")
+        data.weights.line_taps = <const index_t *> _table(step, "line_taps")
+        data.weights.half_offsets = <const index_t *> _table(step, "half_offsets")
         data.weights.out_offsets = <const index_t *> _table(step, "out_offsets")
     elif kind == "blocks":
+        memset(&part, 0, sizeof(part))
         _bind(step.parts[0], &part)
         data.blocks.tiles = part.data.tiles
         _bind(step.parts[1], &part)
         data.blocks.multiply = part.data.multiply
     elif kind == "fused":
         data.fused.sizes = step.sizes
+        memset(&part, 0, sizeof(part))
         _bind(step.parts[0], &part)
         data.fused.weights = part.data.weights
         data.fused.kernel = _kernel(step.kernel)
         data.fused.transform = _kernel(step.transform)
+        data.fused.along_lines = _kernel(step.second)
         data.fused.a_row = <const index_t *> _table(step, "a_row")
         data.fused.tile_row = <const index_t *> _table(step, "tile_row")
         data.fused.in_offsets = <const index_t *> _table(step, "in_offsets")
-        data.fused.out_offsets = <const index_t *> _table(step, "out_offsets")
+        data.fused.half_offsets = <const index_t *> _table(step, "half_offsets")
+        data.fused.line_offsets = <const index_t *> _table(step, "line_offsets")
     elif kind == "grads":
         data.grads.sizes = step.sizes
         data.grads.kernel = _kernel(step.kernel)
@@ -283,6 +297,7 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.multiply.sizes = step.sizes
         data.multiply.kernel = _kernel(step.kernel)
         data.multiply.transform = _kernel(step.transform)
+        data.multiply.output = _kernel(step.second)
         data.multiply.a_row = <const index_t *> _table(step, "a_row")
         data.multiply.out_row = <const index_t *> _table(step, "out_row")
         data.multiply.tile_row = <const index_t *> _table(step, "tile_row")

@@ -181,28 +181,40 @@ cdef extern from "kernels/steps.h" nogil:
         reduce_sizes sizes
 
     ctypedef struct tiles_sizes:
-        index_t src_image, src_channel, src_line, src_column
-        index_t dst_offset, dst_block
-        index_t height, width, top, left
-        index_t tile_lines, tile_columns, lanes, first_block
+        index_t src_image, src_plane
+        index_t dst_offset, dst_block, dst_point
+        index_t tile_lines, tile_columns, lanes, first_block, blocks, blocks_at_once
         index_t channels, channel_tasks, channels_per_task
+        index_t line_m, line_n, line_pieces, line_phases, column_m, column_n, column_pieces
+        index_t more_lines, more_columns
+        index_t band_offset, half_offset, half_plane
 
     ctypedef struct tiles_step:
         tiles_sizes sizes
-        const micro_kernel *kernel
-        const index_t *in_offsets
+        band band
+        const micro_kernel *pixels
+        const micro_kernel *points
+        const micro_kernel *fill_band
+        const index_t *piece_lines
+        const index_t *column_pieces
         const index_t *out_offsets
-        const void *fill
 
     ctypedef struct weights_sizes:
-        index_t src_row, src_term, dst_offset, dst_block, dst_rows
+        index_t src_row, src_term, dst_offset, dst_block, dst_rows, dst_point
         index_t first_row, rows, terms, term_tasks, terms_per_task
+        index_t taps, kernel_lines, line_r, column_r, column_n, line_pieces, column_pieces, lines_at_once, tap_line, size
 
     ctypedef struct weights_step:
         weights_sizes sizes
         const micro_kernel *kernel
+        const micro_kernel *along_columns
+        const micro_kernel *whole
+        const index_t *whole_taps
+        const index_t *whole_offsets
         const micro_kernel *turn
-        const index_t *in_offsets
+        const index_t *column_taps
+        const index_t *line_taps
+        const index_t *half_offsets
         const index_t *out_offsets
 
     ctypedef struct multiply_sizes:
@@ -212,12 +224,13 @@ cdef extern from "kernels/steps.h" nogil:
         index_t out_image, out_line, out_column
         index_t height, width
         index_t tile_lines, tile_columns, first_block
-        index_t first_row, last_row, points, bias_point, length, row_tasks, rows_per_task
+        index_t first_row, last_row, points, bias_point, column_n, length, row_tasks, rows_per_task
 
     ctypedef struct multiply_step:
         multiply_sizes sizes
         const micro_kernel *kernel
         const micro_kernel *transform
+        const micro_kernel *output
         const index_t *a_row
         const index_t *out_row
         const index_t *tile_row
@@ -233,7 +246,7 @@ cdef extern from "kernels/steps.h" nogil:
         index_t bias_buffer
         index_t out_image, out_channel, out_line, out_column
         index_t height, width, tile_lines, tile_columns, tiles
-        index_t rows, points, terms, terms_at_once, sums_offset, u_point
+        index_t rows, points, column_n, terms, pieces, terms_at_once, sums_offset, u_point
         index_t prepacked
 
     ctypedef struct fused_step:
@@ -241,10 +254,12 @@ cdef extern from "kernels/steps.h" nogil:
         weights_step weights
         const micro_kernel *kernel
         const micro_kernel *transform
+        const micro_kernel *along_lines
         const index_t *a_row
         const index_t *tile_row
         const index_t *in_offsets
-        const index_t *out_offsets
+        const index_t *half_offsets
+        const index_t *line_offsets
 
     ctypedef struct grads_sizes:
         index_t src_image, src_channel, src_line, src_column

@@ -50,6 +50,7 @@ class Step:
     band: dict[str, int] = field(default_factory=dict)
     fill: str = ""
     turn: str = ""
+    second: str = ""  # transform, of the other axis
 
 
 Stages = tuple[tuple[Step, ...], ...]

@@ -1,22 +1,25 @@
-"""Winograd's minimal correlation of 3x3 kernels: forward and grad_input.
+"""Winograd's minimal correlation: forward, and grad_input of stride 1.
 
-F(m x m, 3 x 3) makes m x m results of a tile of (m+2) x (m+2) pixels with (m+2)**2 multiplications for each pair of
-channels instead of 9 m**2: 4 a result for m = 2, 2.25 for m = 4.  What is multiplied are the points of the tile
-(``kernels/tiles.h``) and of the kernel (``weights.h``), each a transform; the sums over channels are transformed back
-(``multiply.h``).  grad_input is forward on grad_out, with the taps reversed and the channels exchanged.
+F(m, r) makes m results of r taps along an axis with m + r - 1 multiplications instead of m*r; along both axes, F(4, 3)
+takes 2.25 for a result instead of 9.  What is multiplied are the points of the tile (``kernels/tiles.h``) and of the
+kernel (``weights.h``), each a transform; the sums over channels are transformed back (``multiply.h``).  A kernel
+longer than r taps is a sum of pieces, one with a stride a sum over its phases: terms like channels.  grad_input is
+forward on grad_out, with the taps reversed and the channels exchanged.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from convcore.spi import Problem
 from convcore_cpu.correlate import forward, grad_input
 from convcore_cpu.engine import MicroKernel
+from convcore_cpu.geometry import PlaneAxis
 from convcore_cpu.layout import TASKS, Layout
 from convcore_cpu.program import Draft, Program, Step, UnsupportedError, finished
 from convcore_cpu.tiles import padded, panel_kernel
@@ -33,18 +36,22 @@ FUSED_BYTES = 384 << 10
 FUSED_TILES = 200
 #: Points of a large weight computed at a time (bytes).
 ROW_BYTES = 4 << 20
+#: Tiles transformed at a time, which have lines of the image in common.
+TILES_AT_ONCE = 96
 #: Added to the distance between points, so that they do not all fall into the same set of a cache (elements).
 SPREAD = 16
-#: Rounding errors measured, as multiples of direct's.
-ERRORS = {2: 0.9, 4: 2.9}
-TAPS = 9
-# What the transforms of a tile take for each channel read and for each written (cycles).
-INPUT_CYCLES = {2: 12.0, 4: 36.0}
-OUTPUT_CYCLES = {2: 8.0, 4: 20.0}
+#: Taps of a kernel there is room for on the stack, MAX_TAPS of ``kernels/micro.h``.
+MOST_TAPS = 128
+# What transforms take (cycles), fitted to 120 programs of 20 layers: a line of a tile of a channel that is read, and a
+# point; a point of a row that is written, and a result.
+LINE_CYCLES, INPUT_CYCLES, OUTPUT_CYCLES, RESULT_CYCLES = 4.5, 0.75, 0.37, 0.32
 # How much of that it is where the points of a block stay near the core.
-NEAR = 0.6
-# What a point of a packed weight takes to be read (cycles).
-READ_CYCLES = 0.5
+NEAR = 0.8
+# 16 taps of a kernel or fewer, turned together; a point where it is multiplied, in the last-level cache, beyond
+# it, and of a packed weight.
+TURN_CYCLES, FUSED_CYCLES, NEAR_CYCLES, FAR_CYCLES, READ_CYCLES = 10.0, 0.8, 0.3, 2.0, 0.5
+#: Of the forms of an axis those are compared that take up to so many times the multiplications of the best.
+WORTH_A_LOOK = 1.1
 # What two stages more than direct has take at least (cycles).
 START_CYCLES = 2e4
 
@@ -56,36 +63,148 @@ def shares(units: int, others: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Form:
+    """F(results, taps) along an axis; F(1, 1) transforms nothing.  ``error`` is that of its rounding, in direct's."""
+
+    results: int
+    taps: int
+    error: float = 1.0
+
+    @property
+    def points(self) -> int:
+        """Return the multiplications of a tile."""
+        return self.results + self.taps - 1
+
+
+NONE = Form(1, 1)
+#: The forms of 4 and 6 points by the number in the name of their algorithm, with the errors of full pieces measured.
+FORMS = {
+    2: (Form(2, 3, 0.85), Form(3, 2, 1.05)),
+    4: (Form(4, 3, 1.85), Form(3, 4, 1.5), Form(5, 2, 2.4), Form(2, 5, 1.4)),
+}
+#: Errors each accuracy allows, in direct's.
+MOST_ERROR = {"strict": 1.0, "standard": 4.0, "fast": math.inf}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some taps of an axis, of one phase of its stride, -1 for one there is not; they begin ``first`` positions on."""
+
+    phase: int
+    first: int
+    taps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the tiles: ``outputs`` results, the positions of the image they need, the pieces of the kernel."""
+
+    form: Form
+    kernel: int
+    outputs: int
+    pieces: tuple[Piece, ...]
+    plane: PlaneAxis
+
+    @property
+    def tiles(self) -> int:
+        """Return how many tiles there are along it."""
+        return -(-self.outputs // self.form.results)
+
+    @property
+    def more(self) -> int:
+        """Return how many more positions tiles need than they have results."""
+        return max(piece.first for piece in self.pieces) + self.form.points - self.form.results
+
+    @property
+    def error(self) -> float:
+        """Return the rounding error, in direct's: missing taps add some that direct does not have."""
+        return self.form.error * math.sqrt(len(self.pieces) * self.form.taps / self.kernel)
+
+
+def axis_of(form: Form, kernel: int, stride: int, padding: int, extent: int, outputs: int, reverse: bool) -> Axis:
+    """Lay out an axis of a correlation, with its taps in reverse if so said."""
+    pieces, r = [], form.taps
+    for phase in range(min(stride, kernel)):
+        taps = [kernel - 1 - tap if reverse else tap for tap in range(phase, kernel, stride)]
+        for first in range(0, len(taps), r):
+            some = taps[first : first + r]
+            pieces.append(Piece(phase, first, (*some, *[-1] * (r - len(some)))))
+    starts = tuple(phase - padding for phase in range(min(stride, kernel)))
+    axis = Axis(form, kernel, outputs, tuple(pieces), PlaneAxis(0, starts, stride, extent))
+    size = axis.tiles * form.results + axis.more
+    return Axis(form, kernel, outputs, tuple(pieces), PlaneAxis(size, starts, stride, extent))
+
+
+@dataclass(frozen=True)
 class Direction:
     """What tells the two directions apart: the image read, the image written, their way through the weight's points.
 
-    ``source`` and ``result`` are (image, channel, line, column) strides; ``row`` and ``term`` those of the points.
+    ``result`` are (image, channel, line, column) strides of the image written, ``image`` is the first of the one read.
     """
 
     channels: int
-    height: int
-    width: int
-    source: tuple[int, int, int, int]
-    top: int
-    left: int
+    lines: Axis
+    columns: Axis
+    image: int
     fill: float
     rows: int
-    out_height: int
-    out_width: int
     result: tuple[int, int, int, int]
     reverse: bool
 
-    def tiles(self, m: int) -> tuple[int, int]:
-        """Return the lines and columns of tiles of an image."""
-        return -(-self.out_height // m), -(-self.out_width // m)
+    @property
+    def tiles(self) -> int:
+        """Return how many tiles an image has."""
+        return self.lines.tiles * self.columns.tiles
+
+    @property
+    def points(self) -> int:
+        """Return how many points a tile has."""
+        return self.lines.form.points * self.columns.form.points
+
+    @property
+    def results(self) -> int:
+        """Return how many results a tile has."""
+        return self.lines.form.results * self.columns.form.results
+
+    @property
+    def pieces(self) -> int:
+        """Return how many terms of the sum a channel is."""
+        return len(self.lines.pieces) * len(self.columns.pieces)
+
+    @property
+    def terms(self) -> int:
+        """Return how many terms the sum has."""
+        return self.channels * self.pieces
+
+    @property
+    def error(self) -> float:
+        """Return the rounding error, in direct's."""
+        return self.lines.error * self.columns.error
+
+    @property
+    def described(self) -> str:
+        """Return what ``explain()`` says of it."""
+        axes = [axis for axis in (self.lines, self.columns) if axis.form != NONE]
+        line, column = self.lines.form, self.columns.form
+        tile = f"F({line.results}x{column.results}, {line.taps}x{column.taps})"
+        pieces = f" in {self.pieces} pieces" if self.pieces > 1 else ""
+        along = "" if len(axes) == 2 else f" along {'columns' if self.columns.form == NONE else 'lines'}"
+        return f"{tile}{along}{pieces}, whose error is up to {self.error:.1f} times that of direct"
 
 
 def refusal(problem: Problem) -> str:
     """Return why a problem cannot be computed so, or nothing."""
-    if problem.weight_shape[2:] != (3, 3):
-        return "knows 3x3 kernels only"
-    if problem.stride != (1, 1) or problem.dilation != (1, 1):
-        return "knows stride 1 and dilation 1 only"
+    kernel, strided = problem.weight_shape[2:], problem.stride != (1, 1)
+    if kernel == (1, 1):
+        return "knows no 1x1 kernels"
+    if math.prod(kernel) > MOST_TAPS:
+        return f"knows kernels of at most {MOST_TAPS} taps"
+    if problem.op == "grad_weight" and (kernel != (3, 3) or strided):
+        return "knows grad_weight of 3x3 kernels and stride 1 only"
+    if problem.op == "grad_input" and strided:
+        return "knows grad_input of stride 1 only"
+    if problem.dilation != (1, 1):
+        return "knows dilation 1 only"
     if problem.boundary != "constant":
         return "knows constant padding only"
     if problem.groups != 1:
@@ -95,54 +214,59 @@ def refusal(problem: Problem) -> str:
     return ""
 
 
-def direction_of(layout: Layout) -> Direction:
-    """Return the direction of the problem's operation; grad_weight reads the image forward reads."""
+def _axes(layout: Layout, line: Form, column: Form) -> tuple[Axis, Axis]:
+    """Return the axes of the problem's operation; grad_weight reads the image forward reads."""
     (top, _), (left, _) = layout.problem.padding
-    x = layout.strides(layout.channels, layout.height, layout.width)
-    y = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
+    height, width = layout.kernel_height, layout.kernel_width
+    sh, sw = layout.problem.stride
     if layout.problem.op != "grad_input":
-        return Direction(
-            channels=layout.channels,
-            height=layout.height,
-            width=layout.width,
-            source=x,
-            top=top,
-            left=left,
-            fill=layout.problem.fill_value.real,
-            rows=layout.out_channels,
-            out_height=layout.out_height,
-            out_width=layout.out_width,
-            result=y,
-            reverse=False,
+        return (
+            axis_of(line, height, sh, top, layout.height, layout.out_height, False),
+            axis_of(column, width, sw, left, layout.width, layout.out_width, False),
         )
-    return Direction(
-        channels=layout.out_channels,
-        height=layout.out_height,
-        width=layout.out_width,
-        source=y,
-        top=2 - top,
-        left=2 - left,
-        fill=0,
-        rows=layout.channels,
-        out_height=layout.height,
-        out_width=layout.width,
-        result=x,
-        reverse=True,
+    return (
+        axis_of(line, height, 1, height - 1 - top, layout.out_height, layout.height, True),
+        axis_of(column, width, 1, width - 1 - left, layout.out_width, layout.width, True),
     )
 
 
-def allowed(problem: Problem) -> tuple[int, ...]:
-    """Return tiles the accuracy policy allows: F(2, 3) errs no more than direct does, F(4, 3) up to 4 times that."""
-    return (2,) if problem.accuracy == "strict" else (2, 4)
+def _direction_of(layout: Layout, lines: Axis, columns: Axis) -> Direction:
+    """Return the direction of the problem's operation."""
+    x = layout.strides(layout.channels, layout.height, layout.width)
+    y = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
+    reverse = layout.problem.op == "grad_input"
+    return Direction(
+        channels=layout.out_channels if reverse else layout.channels,
+        lines=lines,
+        columns=columns,
+        image=y[0] if reverse else x[0],
+        fill=0 if reverse else layout.problem.fill_value.real,
+        rows=layout.channels if reverse else layout.out_channels,
+        result=x if reverse else y,
+        reverse=reverse,
+    )
 
 
-def described(m: int) -> str:
-    """Return what ``explain()`` says of a size of tile."""
-    return f"F({m}x{m}, 3x3), whose error is up to {ERRORS[m]} times that of direct"
+def _directions(layout: Layout, m: int, most: float) -> list[Direction]:
+    """Return the ways to compute with so many points and an error of at most ``most``; one tap is not transformed."""
+    forms = FORMS[m][:1] if layout.problem.op == "grad_weight" else FORMS[m]
+    axes = list(zip(*(_axes(layout, form, form) for form in forms), strict=True))
+    for i, kernel in enumerate((layout.kernel_height, layout.kernel_width)):
+        axes[i] = _worth_a_look(axes[i], most) if kernel > 1 else (_axes(layout, NONE, NONE)[i],)
+    found = [_direction_of(layout, *pair) for pair in product(*axes)]
+    return [direction for direction in found if direction.error <= most]
 
 
-def admit(layout: Layout, m: int | None, cycles: Callable[[Layout, int], float]) -> tuple[str, int]:
-    """Return the name of the algorithm and the size of tile, the best that is allowed if none is given.
+def _worth_a_look(axes: Sequence[Axis], most: float) -> tuple[Axis, ...]:
+    """Return the axes that take few multiplications, of those with an error of at most ``most`` if there are any."""
+    axes = [axis for axis in axes if axis.error <= most] or axes
+    products = [axis.tiles * axis.form.points * len(axis.pieces) for axis in axes]
+    least = min(products)
+    return tuple(axis for axis, its in zip(axes, products, strict=True) if its <= WORTH_A_LOOK * least)
+
+
+def admit(layout: Layout, m: int | None, cycles: Callable[[Layout, Direction], float]) -> tuple[str, Direction]:
+    """Return the name of the algorithm and its direction, the best that is allowed of all sizes if none is given.
 
     Raises
     ------
@@ -152,62 +276,66 @@ def admit(layout: Layout, m: int | None, cycles: Callable[[Layout, int], float])
     reason = refusal(layout.problem)
     if reason:
         raise UnsupportedError(f"its Winograd algorithm {reason}")
-    if m is None:
-        return "winograd", min(allowed(layout.problem), key=lambda m: cycles(layout, m))
-    if m not in allowed(layout.problem):
-        raise UnsupportedError(
-            f"its algorithm 'winograd{m}' errs more than accuracy {layout.problem.accuracy!r} allows"
-        )
-    return f"winograd{m}", m
+    most = MOST_ERROR[layout.problem.accuracy]
+    found = [direction for size in FORMS if m in (None, size) for direction in _directions(layout, size, most)]
+    name = "winograd" if m is None else f"winograd{m}"
+    if not found:
+        raise UnsupportedError(f"its algorithm {name!r} errs more than accuracy {layout.problem.accuracy!r} allows")
+    return name, min(found, key=lambda direction: cycles(layout, direction))
 
 
-def _cycles(layout: Layout, m: int) -> float:
+def _cycles(layout: Layout, direction: Direction) -> float:
     """Estimate the cycles of one core; the constants were measured with AVX-512."""
-    direction, points = direction_of(layout), (m + 2) ** 2
-    tiles = layout.images * math.prod(direction.tiles(m))
+    points, tiles = direction.points, layout.images * direction.tiles
     kernels = direction.rows * direction.channels
+    weights = kernels * points * direction.pieces
     # The choice of an algorithm decides bits, so it must not depend on how many threads there are.
-    block_kernel = None if _is_fused(layout, m) else _block_kernel(layout, m, threads=2)
-    if _is_fused(layout, m):
+    block_kernel = None if _is_fused(layout, direction) else _block_kernel(layout, direction, threads=2)
+    if _is_fused(layout, direction):
         # The tiles are the rows here.  A weight is read from memory, or the last-level cache.
         kernel, products = panel_kernel(layout.micro_kernels, tiles, direction.rows)
-        weights = READ_CYCLES * points if layout.prepacked else 12 + 0.3 * points
+        each = READ_CYCLES if layout.prepacked else FUSED_CYCLES
     else:
         rows = [block_kernel] if block_kernel else layout.micro_kernels
         kernel, products = panel_kernel(rows, direction.rows, tiles)
-        in_cache = kernels * points * layout.itemsize < POINT_BYTES // 2
-        weights = 0.4 * points if in_cache else 10 + 0.6 * points
-    transforms = tiles * (direction.channels * INPUT_CYCLES[m] + direction.rows * OUTPUT_CYCLES[m])
+        each = NEAR_CYCLES if weights * layout.itemsize < POINT_BYTES // 2 else FAR_CYCLES
+    turned = 0 if layout.prepacked else kernels * -(-layout.taps // 16) * TURN_CYCLES
+    each_row = points * OUTPUT_CYCLES + direction.results * RESULT_CYCLES
+    transforms = tiles * (direction.channels * input_cycles(direction) + direction.rows * each_row)
     transforms *= 2 * kernel.multiply * (NEAR if block_kernel else 1.0)
-    return START_CYCLES + points * direction.channels * products + kernels * weights + transforms
+    return START_CYCLES + points * direction.terms * products + weights * each + turned + transforms
+
+
+def input_cycles(direction: Direction) -> float:
+    """Return what it takes to transform a tile of a channel: its lines, then all points."""
+    lines, columns = direction.lines, direction.columns
+    transformed = len(lines.plane.starts) * lines.form.results * len(columns.pieces)
+    return transformed * LINE_CYCLES + direction.points * direction.pieces * INPUT_CYCLES
 
 
 def winograd(layout: Layout, m: int | None = None) -> Draft:
-    """Lay out forward or grad_input as F(m x m, 3 x 3), with the best m that is allowed if none is given."""
-    name, m = admit(layout, m, _cycles)
-    yield layout.cost(_cycles(layout, m))
-    direction = direction_of(layout)
-    n = m + 2
-    tile_lines, tile_columns = direction.tiles(m)
-    per_image = tile_lines * tile_columns
+    """Lay out forward or grad_input with tiles of as many points as F(m, 3) has, m = 2 or 4, or the best of both."""
+    name, direction = admit(layout, m, _cycles)
+    yield layout.cost(_cycles(layout, direction))
+    points, per_image = direction.points, direction.tiles
     direct = finished((forward if layout.problem.op == "forward" else grad_input)(layout))
     layout.start_again()
-    u_lanes = transform_kernel(layout, "weight", m).lanes
-    u_block = n * n * (direction.channels * u_lanes + SPREAD)
+    u_lanes = lines_kernel(layout, "weight", direction.lines.form).lanes
+    u_block = points * (direction.terms * u_lanes + SPREAD)
     u_bytes = -(-direction.rows // u_lanes) * u_block * layout.itemsize
-    if _is_fused(layout, m):
-        return _fused(layout, name, m, direct)
+    if _is_fused(layout, direction):
+        return _fused(layout, name, direction, direct)
     if layout.prepacked:
         raise UnsupportedError("its Winograd algorithm packs no weight for so many tiles")
-    block_kernel = _block_kernel(layout, m, layout.most_threads)
+    block_kernel = _block_kernel(layout, direction, layout.most_threads)
     if block_kernel:
-        return _by_blocks(layout, name, m, block_kernel, direct)
+        return _by_blocks(layout, name, direction, block_kernel, direct)
     # A large weight is worth more tiles at a time: each batch reads all of it.
-    layout.set_batch(n * n * direction.channels * per_image, min(u_bytes, 2 * POINT_BYTES))
+    layout.set_batch(points * direction.terms * per_image, min(u_bytes, 2 * POINT_BYTES))
     kernel, _ = panel_kernel(layout.micro_kernels, direction.rows, per_image * layout.batch)
     lanes = kernel.columns
     blocks = -(-per_image * layout.batch // lanes)
-    block = n * n * (direction.channels * lanes + SPREAD)
+    block = points * (direction.terms * lanes + SPREAD)
     one_batch = layout.batch == layout.images
     most = 2 * POINT_BYTES if one_batch and u_bytes > POINT_BYTES else POINT_BYTES
     band = max(1, min(blocks, most // (block * layout.itemsize)))
@@ -222,18 +350,18 @@ def winograd(layout: Layout, m: int | None = None) -> Draft:
     u_offsets = layout.reserve(u_size), layout.reserve(u_size if rows < direction.rows else 0)
     starts = range(0, direction.rows, rows)
     weights = [
-        _weights_step(layout, m, u_offsets[i % 2], (first, min(rows, direction.rows - first)))
+        _weights_step(layout, direction, u_offsets[i % 2], (first, min(rows, direction.rows - first)))
         for i, first in enumerate(starts)
     ]
     layout.workspace = max(layout.workspace, -(-direct.memory_bytes // layout.itemsize))
     each: list[tuple[Step, ...]] = []
     for first_block in range(0, blocks, band):
         count = min(band, blocks - first_block)
-        each.append((tiles_step(layout, m, lanes, v_offset, first_block, count),))
+        each.append((tiles_step(layout, direction, lanes, v_offset, first_block, count),))
         for i, first in enumerate(starts):
             step = _multiply_step(
                 layout,
-                m,
+                direction,
                 kernel,
                 (u_offsets[i % 2], v_offset),
                 (first_block, count),
@@ -242,19 +370,18 @@ def winograd(layout: Layout, m: int | None = None) -> Draft:
             each.append((step, *weights[i + 1 : i + 2]))
     return layout.program(
         name,
-        f"{kernel.name}, {described(m)}",
-        _cycles(layout, m),
+        f"{kernel.name}, {direction.described}",
+        _cycles(layout, direction),
         before=((weights[0],),),
         each=tuple(each),
         instead=direct,
     )
 
 
-def _block_kernel(layout: Layout, m: int, threads: int) -> MicroKernel | None:
+def _block_kernel(layout: Layout, direction: Direction, threads: int) -> MicroKernel | None:
     """Return the micro-kernel for which a block of tiles stays near the core, if so many threads have enough."""
-    direction, points = direction_of(layout), (m + 2) ** 2
-    tiles = layout.images * math.prod(direction.tiles(m))
-    most = BLOCK_BYTES // (points * direction.channels * layout.itemsize)
+    tiles = layout.images * direction.tiles
+    most = BLOCK_BYTES // (direction.points * direction.terms * layout.itemsize)
     rows = [row for row in layout.micro_kernels if row.columns <= most]
     if not any(row.algorithm == "panel" for row in rows):
         return None
@@ -262,32 +389,31 @@ def _block_kernel(layout: Layout, m: int, threads: int) -> MicroKernel | None:
     return kernel if tiles >= BLOCKS_PER_THREAD * threads * kernel.columns else None
 
 
-def _by_blocks(layout: Layout, name: str, m: int, kernel: MicroKernel, direct: Program) -> Program:
+def _by_blocks(layout: Layout, name: str, direction: Direction, kernel: MicroKernel, direct: Program) -> Program:
     """Lay out a problem of many tiles, each block of which one task brings to results (``kernels/blocks.h``)."""
-    direction, points = direction_of(layout), (m + 2) ** 2
-    blocks = -(-layout.batch * math.prod(direction.tiles(m)) // kernel.columns)
-    u_lanes = transform_kernel(layout, "weight", m).lanes
-    u_offset = layout.reserve(-(-direction.rows // u_lanes) * points * (direction.channels * u_lanes + SPREAD))
-    layout.scratch = points * (direction.channels * kernel.columns + SPREAD)
+    points = direction.points
+    blocks = -(-layout.batch * direction.tiles // kernel.columns)
+    u_lanes = lines_kernel(layout, "weight", direction.lines.form).lanes
+    u_offset = layout.reserve(-(-direction.rows // u_lanes) * points * (direction.terms * u_lanes + SPREAD))
+    v_size = points * (direction.terms * kernel.columns + SPREAD)
     layout.workspace = max(layout.workspace, -(-direct.memory_bytes // layout.itemsize))
-    tiles = tiles_step(layout, m, kernel.columns, 0, 0, blocks)
-    products = _multiply_step(layout, m, kernel, (u_offset, 0), (0, blocks), (0, direction.rows))
+    tiles = tiles_step(layout, direction, kernel.columns, 0, 0, blocks, band_offset=v_size)
+    products = _multiply_step(layout, direction, kernel, (u_offset, 0), (0, blocks), (0, direction.rows))
     return layout.program(
         name,
-        f"{kernel.name}, {described(m)}",
-        _cycles(layout, m),
-        before=((_weights_step(layout, m, u_offset, (0, direction.rows)),),),
+        f"{kernel.name}, {direction.described}",
+        _cycles(layout, direction),
+        before=((_weights_step(layout, direction, u_offset, (0, direction.rows)),),),
         each=((Step(f"blocks_{layout.type}", blocks, {}, False, parts=(tiles, products)),),),
         instead=direct,
     )
 
 
-def _is_fused(layout: Layout, m: int) -> bool:
+def _is_fused(layout: Layout, direction: Direction) -> bool:
     """Whether the weight is large and the tiles of all images few, but some."""
-    direction, points = direction_of(layout), (m + 2) ** 2
-    tiles = layout.images * math.prod(direction.tiles(m))
-    v_bytes = points * direction.channels * tiles * layout.itemsize
-    u_bytes = points * direction.channels * direction.rows * layout.itemsize
+    tiles = layout.images * direction.tiles
+    v_bytes = direction.points * direction.terms * tiles * layout.itemsize
+    u_bytes = direction.points * direction.terms * direction.rows * layout.itemsize
     if not 0 < tiles <= FUSED_TILES:
         return False
     if layout.prepacked:
@@ -295,22 +421,33 @@ def _is_fused(layout: Layout, m: int) -> bool:
     return u_bytes > FUSED_BYTES and v_bytes <= min(u_bytes, POINT_BYTES)
 
 
-def _fused(layout: Layout, name: str, m: int, direct: Program) -> Program:
+def _fused_kernel(layout: Layout, lanes: int, tiles: int, rows: int) -> MicroKernel:
+    """Return the micro-kernel that takes the fewest cycles where threads wait for the one with most tasks."""
+
+    def cycles(row: MicroKernel) -> float:
+        tasks = -(-rows // row.columns)
+        return panel_kernel([row], tiles, rows)[1] * -(-tasks // layout.most_threads) * layout.most_threads / tasks
+
+    kernels = [row for row in layout.micro_kernels if row.algorithm == "panel" and row.columns % lanes == 0]
+    return min(kernels, key=cycles)
+
+
+def _fused(layout: Layout, name: str, direction: Direction, direct: Program) -> Program:
     """Lay out a problem of few tiles, whose weight is transformed where it is multiplied (``kernels/fused.h``)."""
-    direction, points = direction_of(layout), (m + 2) ** 2
-    tiles = layout.images * math.prod(direction.tiles(m))
-    weight, result = transform_kernel(layout, "weight", m), transform_kernel(layout, "result", m)
-    rows = [row for row in layout.micro_kernels if row.columns % weight.lanes == 0]
-    kernel, _ = panel_kernel(rows, tiles, direction.rows)
-    v_lanes = transform_kernel(layout, "input", m).lanes
+    points, pieces, tiles = direction.points, direction.pieces, layout.images * direction.tiles
+    line, column = direction.lines.form, direction.columns.form
+    weight = lines_kernel(layout, "weight", line)
+    kernel = _fused_kernel(layout, weight.lanes, tiles, direction.rows)
+    v_lanes = weight.lanes
     blocks = -(-tiles // v_lanes)
-    v_point = direction.channels * v_lanes + SPREAD
+    v_point = direction.terms * v_lanes + SPREAD
     v_offset = layout.reserve(blocks * points * v_point)
-    terms = max(16, min(direction.channels, FUSED_BYTES // (kernel.columns * points * layout.itemsize)))
+    most = FUSED_BYTES // (kernel.columns * points * pieces * layout.itemsize)
+    terms = max(-(-16 // pieces), min(direction.channels, most))
     if layout.prepacked:
         terms = direction.channels
-    u_point = terms * kernel.columns + SPREAD
-    weights = _weights_step(layout, m, 0, (0, direction.rows), u_point, kernel.columns)
+    u_point = terms * pieces * kernel.columns + SPREAD
+    weights = _weights_step(layout, direction, 0, (0, direction.rows), u_point, kernel.columns)
     tasks = -(-direction.rows // kernel.columns)
     if layout.prepacked:
         layout.packing, layout.packed_size = (weights,), tasks * points * u_point
@@ -322,7 +459,7 @@ def _fused(layout: Layout, name: str, m: int, direct: Program) -> Program:
         f"fused_{layout.type}",
         tasks,
         {
-            **_result_sizes(layout, m),
+            **_result_sizes(layout, direction),
             "v_offset": v_offset,
             "v_point": v_point,
             "v_step": v_lanes,
@@ -330,7 +467,9 @@ def _fused(layout: Layout, name: str, m: int, direct: Program) -> Program:
             "tiles": tiles,
             "rows": direction.rows,
             "points": points,
+            "column_n": column.points,
             "terms": direction.channels,
+            "pieces": pieces,
             "terms_at_once": terms,
             "sums_offset": sums_offset,
             "u_point": u_point,
@@ -341,17 +480,19 @@ def _fused(layout: Layout, name: str, m: int, direct: Program) -> Program:
         {
             "a_row": index // v_lanes * points * v_point + index % v_lanes,
             "tile_row": np.arange(len(index)) * points * kernel.columns,
-            "in_offsets": np.arange(points) * kernel.columns,
-            "out_offsets": np.arange(m * m) * weight.lanes,
+            "in_offsets": np.arange(line.points) * column.points * kernel.columns,
+            "half_offsets": np.arange(line.results) * column.points * weight.lanes,
+            "line_offsets": np.arange(column.points) * weight.lanes,
         },
-        result.name,
+        lines_kernel(layout, "result", line).name,
         (weights,),
+        second=lines_kernel(layout, "result", column).name,
     )
     return layout.program(
         name,
-        f"{kernel.name}, {described(m)}",
-        _cycles(layout, m),
-        each=((tiles_step(layout, m, v_lanes, v_offset, 0, blocks),), (step,)),
+        f"{kernel.name}, {direction.described}",
+        _cycles(layout, direction),
+        each=((tiles_step(layout, direction, v_lanes, v_offset, 0, blocks),), (step,)),
         instead=direct,
     )
 
@@ -365,15 +506,16 @@ def _rows_at_once(tile_rows: int, lanes: int, block_bytes: int) -> int:
 
 
 def _weights_step(
-    layout: Layout, m: int, offset: int, rows: tuple[int, int], point: int = 0, dst_rows: int = 0
+    layout: Layout, direction: Direction, offset: int, rows: tuple[int, int], point: int = 0, dst_rows: int = 0
 ) -> Step:
     """Return the transform of some rows, (first, count), into blocks of ``dst_rows`` with points ``point`` apart."""
-    direction, points = direction_of(layout), (m + 2) ** 2
-    transform = transform_kernel(layout, "weight", m)
-    dst_rows = dst_rows or transform.lanes
-    point = point or direction.channels * dst_rows + SPREAD
-    strides = (layout.channels * TAPS, TAPS)
-    blocks = -(-rows[1] // transform.lanes)
+    lines, columns, points = direction.lines, direction.columns, direction.points
+    transform = lines_kernel(layout, "weight", lines.form)
+    lanes = transform.lanes
+    dst_rows = dst_rows or lanes
+    point = point or direction.terms * dst_rows + SPREAD
+    strides = (layout.channels * layout.taps, layout.taps)
+    blocks = -(-rows[1] // lanes)
     term_tasks, terms_per_task = shares(direction.channels, blocks)
     sizes = {
         "src_row": strides[direction.reverse],
@@ -381,52 +523,95 @@ def _weights_step(
         "dst_offset": offset,
         "dst_block": points * point,
         "dst_rows": dst_rows,
+        "dst_point": point,
         "first_row": rows[0],
         "rows": rows[1],
         "terms": direction.channels,
         "term_tasks": term_tasks,
         "terms_per_task": terms_per_task,
+        "taps": layout.taps,
+        "kernel_lines": lines.kernel,
+        "line_r": lines.form.taps,
+        "column_r": columns.form.taps,
+        "column_n": columns.form.points,
+        "line_pieces": len(lines.pieces),
+        "column_pieces": len(columns.pieces),
+        # Lines that have all taps of every piece are evenly spaced.
+        "lines_at_once": 1 if any(-1 in piece.taps for piece in columns.pieces) else lines.kernel,
+        "tap_line": columns.kernel * lanes,
+        "size": layout.out_channels * layout.channels * layout.taps,
     }
-    taps = np.arange(TAPS) * transform.lanes
+    # Of taps that are missing: the vector after the last tap, the line after the last.
+    of_columns = np.array([piece.taps for piece in columns.pieces])
+    column_taps = np.arange(lines.kernel)[:, None, None] * columns.kernel + of_columns
+    column_taps = np.where(of_columns < 0, layout.taps, column_taps)
+    of_lines = np.array([piece.taps for piece in lines.pieces])
+    half_line = len(columns.pieces) * columns.form.points * lanes
     tables = {
-        "in_offsets": taps[::-1].copy() if direction.reverse else taps,
-        "out_offsets": np.arange(points) * point,
+        "column_taps": (column_taps * lanes).ravel(),
+        "line_taps": (np.where(of_lines < 0, lines.kernel, of_lines) * half_line).ravel(),
+        "half_offsets": np.arange(columns.form.points) * lanes,
+        "out_offsets": np.arange(lines.form.points) * columns.form.points * point,
     }
-    return Step(f"weights_{layout.type}", blocks * term_tasks, sizes, False, transform.name, tables, layout.turn)
+    along_columns = lines_kernel(layout, "weight", columns.form)
+    whole = _whole_kernel(layout, direction)
+    if whole:
+        taps = of_lines[:, None, :, None] * columns.kernel + of_columns[None, :, None, :]
+        missing = (of_lines[:, None, :, None] < 0) | (of_columns[None, :, None, :] < 0)
+        tables["whole_taps"] = (np.where(missing, layout.taps, taps) * lanes).ravel()
+        tables["whole_offsets"] = np.arange(points) * point
+    return Step(
+        f"weights_{layout.type}",
+        blocks * term_tasks,
+        sizes,
+        False,
+        transform.name,
+        tables,
+        layout.turn,
+        second=along_columns.name,
+        fill=whole,
+    )
 
 
-def _result_sizes(layout: Layout, m: int) -> dict[str, int]:
+def _whole_kernel(layout: Layout, direction: Direction) -> str:
+    """Return the name of what makes all points of a piece at once: of one axis, or both of 3x3 taps; else nothing."""
+    line, column = direction.lines.form, direction.columns.form
+    if NONE in (line, column):
+        return lines_kernel(layout, "weight", column if line == NONE else line).name
+    return square_kernel(layout, "kernel", line.results).name if line == column and line.taps == 3 else ""
+
+
+def _result_sizes(layout: Layout, direction: Direction) -> dict[str, int]:
     """Return the sizes that tell a step where the results of tiles go."""
-    direction = direction_of(layout)
-    tile_lines, tile_columns = direction.tiles(m)
     image, _, line, column = direction.result
     return {
         "bias_buffer": layout.bias_buffer,
         "out_image": image,
         "out_line": line,
         "out_column": column,
-        "height": direction.out_height,
-        "width": direction.out_width,
-        "tile_lines": tile_lines,
-        "tile_columns": tile_columns,
+        "height": direction.lines.outputs,
+        "width": direction.columns.outputs,
+        "tile_lines": direction.lines.tiles,
+        "tile_columns": direction.columns.tiles,
     }
 
 
 def _multiply_step(
     layout: Layout,
-    m: int,
+    direction: Direction,
     kernel: MicroKernel,
     offsets: tuple[int, int],
     blocks: tuple[int, int],
     rows: tuple[int, int],
 ) -> Step:
     """Return the products of some blocks of tiles by some rows, (first, count) each; ``offsets`` are of both points."""
-    direction, points, lanes = direction_of(layout), (m + 2) ** 2, kernel.columns
-    u_lanes = transform_kernel(layout, "weight", m).lanes
-    u_point, v_point = direction.channels * u_lanes + SPREAD, direction.channels * lanes + SPREAD
+    points, lanes = direction.points, kernel.columns
+    line, column = direction.lines.form, direction.columns.form
+    u_lanes = lines_kernel(layout, "weight", line).lanes
+    u_point, v_point = direction.terms * u_lanes + SPREAD, direction.terms * lanes + SPREAD
     row_tasks, row_blocks_per_task = shares(-(-rows[1] // kernel.rows), blocks[1])
     sizes = {
-        **_result_sizes(layout, m),
+        **_result_sizes(layout, direction),
         "a_offset": offsets[0],
         "a_point": u_point,
         "a_step": u_lanes,
@@ -437,65 +622,140 @@ def _multiply_step(
         "first_row": rows[0],
         "last_row": rows[0] + rows[1],
         "points": points,
-        "bias_point": m + 3,
-        "length": direction.channels,
+        "bias_point": (line.points > 1) * column.points + (column.points > 1),
+        "column_n": column.points,
+        "length": direction.terms,
         "row_tasks": row_tasks,
         "rows_per_task": row_blocks_per_task * kernel.rows,
     }
-    transform = transform_kernel(layout, "output", m, lanes)
     u_rows = np.arange(rows[1])
     tables = {
         "a_row": padded(u_rows // u_lanes * points * u_point + u_rows % u_lanes, kernel.rows),
         "out_row": np.arange(direction.rows) * direction.result[1],
         "tile_row": np.arange(kernel.rows) * points * lanes,
-        "in_offsets": np.arange(points) * lanes,
-        "out_offsets": np.arange(m) * m * transform.lanes,
+        "in_offsets": np.arange(line.points) * column.points * lanes,
+        "out_offsets": np.arange(line.results) * column.points * lanes,
     }
-    return Step(f"multiply_{layout.type}", blocks[1] * row_tasks, sizes, False, kernel.name, tables, transform.name)
+    return Step(
+        f"multiply_{layout.type}",
+        blocks[1] * row_tasks,
+        sizes,
+        False,
+        kernel.name,
+        tables,
+        lines_kernel(layout, "result", line, lanes).name,
+        second=lines_kernel(layout, "output", column, lanes).name,
+    )
 
 
-def tiles_step(layout: Layout, m: int, lanes: int, offset: int, first_block: int, blocks: int) -> Step:
-    """Return the step that transforms some blocks of tiles, ``lanes`` tiles each, of the first operand."""
-    direction, points = direction_of(layout), (m + 2) ** 2
-    tile_lines, tile_columns = direction.tiles(m)
-    v_point = direction.channels * lanes + SPREAD
-    channel_tasks, channels_per_task = shares(direction.channels, blocks)
-    image, channel, line, column = direction.source
+def tiles_step(
+    layout: Layout,
+    direction: Direction,
+    lanes: int,
+    offset: int,
+    first_block: int,
+    blocks: int,
+    band_offset: int | None = None,
+) -> Step:
+    """Return the step that transforms some blocks of tiles, ``lanes`` tiles each, of the first operand.
+
+    With ``band_offset`` it is a part of one that takes a block at a time, whose points are in the scratch memory.
+    """
+    lines, columns = direction.lines, direction.columns
+    point = direction.terms * lanes + SPREAD
+    at_once = max(1, min(blocks, TILES_AT_ONCE // lanes)) if band_offset is None else 1
+    band_offset = band_offset or 0
+    tasks = -(-blocks // at_once)
+    channel_tasks, channels_per_task = shares(direction.channels, tasks)
+    # Tiles at a time: of some whole lines, or of one where there are many.
+    most = at_once * lanes
+    in_line = columns.tiles >= most
+    tile_lines = 1 if in_line else min(lines.tiles, (most + columns.tiles - 2) // columns.tiles + 1)
+    tile_columns = min(most, columns.tiles)
+    most_lanes = max(row.lanes for row in layout.micro_kernels if row.algorithm == "winograd_points")
+    # The last vector of a line reads and writes past its end.
+    pitch = tile_columns * columns.form.results + columns.more + most_lanes
+    phase = (tile_lines * lines.form.results + lines.more) * pitch + (most_lanes + 1) * columns.form.points
+    band, tables = layout.band(
+        lines.plane, columns.plane, direction.channels, phase=phase, pitch=pitch, fill=direction.fill,
+        boundary="constant",
+    )  # fmt: skip
+    rows_of_tiles = tile_lines + -(-lines.more // lines.form.results)
+    plane = rows_of_tiles * tile_columns + 2 * most_lanes
+    half_offset = phase * len(lines.plane.starts) * len(columns.plane.starts)
+    halves = len(columns.pieces) * len(lines.plane.starts) * columns.form.points * lines.form.results
+    layout.scratch = max(layout.scratch, band_offset + half_offset + halves * plane)
     sizes = {
-        "src_image": image,
-        "src_channel": channel,
-        "src_line": line,
-        "src_column": column,
+        "src_image": direction.image,
+        "src_plane": lines.plane.extent * columns.plane.extent,
         "dst_offset": offset,
-        "dst_block": points * v_point,
-        "height": direction.height,
-        "width": direction.width,
-        "top": direction.top,
-        "left": direction.left,
-        "tile_lines": tile_lines,
-        "tile_columns": tile_columns,
+        "dst_block": direction.points * point,
+        "dst_point": point,
+        "tile_lines": lines.tiles,
+        "tile_columns": columns.tiles,
         "lanes": lanes,
         "first_block": first_block,
+        "blocks": blocks,
+        "blocks_at_once": at_once,
         "channels": direction.channels,
         "channel_tasks": channel_tasks,
         "channels_per_task": channels_per_task,
+        "line_m": lines.form.results,
+        "line_n": lines.form.points,
+        "line_pieces": len(lines.pieces),
+        "line_phases": len(lines.plane.starts),
+        "column_m": columns.form.results,
+        "column_n": columns.form.points,
+        "column_pieces": len(columns.pieces),
+        "more_lines": lines.more,
+        "more_columns": columns.more,
+        "band_offset": band_offset,
+        "half_offset": half_offset,
+        "half_plane": plane,
     }
-    transform = transform_kernel(layout, "input", m, lanes)
-    tables = {
-        "in_offsets": np.arange(2 * (m + 2)) * m * transform.lanes,
-        "out_offsets": np.arange(points) * v_point,
-        "fill": np.array([direction.fill], np.float32 if layout.type == "f32" else np.float64),
+    # Lines of tiles lie side by side, in half planes: of the m first of each tile, the next are those of the next tile.
+    m, phase_planes = lines.form.results, columns.form.points * lines.form.results * plane
+    of_tile = [
+        (piece.phase * phase_planes + (piece.first + a) % m * plane, (piece.first + a) // m)
+        for piece in lines.pieces
+        for a in range(lines.form.points)
+    ]
+    tables |= {
+        "piece_lines": np.array(of_tile),
+        "column_pieces": np.array(
+            [piece.phase * len(lines.plane.starts) * phase + piece.first for piece in columns.pieces]
+        ),
+        "out_offsets": np.arange(lines.form.points) * columns.form.points * point,
     }
-    return Step(f"tiles_{layout.type}", blocks * channel_tasks, sizes, False, transform.name, tables)
+    return Step(
+        f"tiles_{layout.type}",
+        tasks * channel_tasks,
+        sizes,
+        False,
+        lines_kernel(layout, "pixels", columns.form, lanes).name,
+        tables,
+        _widest(layout, "winograd_points", lines.form.points).name,
+        band=band,
+        fill=_widest(layout, "band", 1).name,
+    )
 
 
-def transform_kernel(layout: Layout, kind: str, m: int, columns: int = 0) -> MicroKernel:
-    """Return the widest transform whose vectors divide so many columns."""
+def lines_kernel(layout: Layout, kind: str, form: Form, columns: int = 0) -> MicroKernel:
+    """Return the widest transform of a form whose vectors divide so many columns."""
+    return _widest(layout, f"winograd_{kind}{form.taps}", form.results, columns)
+
+
+def square_kernel(layout: Layout, kind: str, m: int, columns: int = 0) -> MicroKernel:
+    """Return the widest transform of tiles of 3x3 kernels, of both axes, whose vectors divide so many columns."""
+    return _widest(layout, f"winograd_{kind}", m, columns)
+
+
+def _widest(layout: Layout, algorithm: str, rows: int, columns: int = 0) -> MicroKernel:
     return max(
         (
             row
             for row in layout.micro_kernels
-            if row.algorithm == f"winograd_{kind}" and row.rows == m and columns % row.lanes == 0
+            if row.algorithm == algorithm and row.rows == rows and columns % row.lanes == 0
         ),
         key=lambda row: row.lanes,
     )

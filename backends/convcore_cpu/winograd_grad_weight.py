@@ -7,7 +7,6 @@ there are few tiles (``products.h``).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,18 +17,18 @@ from convcore_cpu.layout import TASKS, Layout
 from convcore_cpu.program import WORKSPACE, Draft, Stages, Step, finished
 from convcore_cpu.tiles import padded, panel_kernel
 from convcore_cpu.winograd import (
-    INPUT_CYCLES,
     POINT_BYTES,
     SPREAD,
     START_CYCLES,
-    TAPS,
+    Direction,
     admit,
-    described,
-    direction_of,
+    input_cycles,
     shares,
+    square_kernel,
     tiles_step,
-    transform_kernel,
 )
+
+TAPS = 9
 
 #: A panel of the points of grad_out stays in the second-level cache (bytes).
 PANEL_BYTES = 512 << 10
@@ -47,7 +46,7 @@ BYTE_CYCLES = 0.12
 class Points:
     """Where the points of the tiles of x (V) and of grad_out (G) lie: ``band`` of the ``blocks`` of tiles at a time."""
 
-    m: int
+    direction: Direction
     kernel: MicroKernel
     channels: int
     lanes: int
@@ -60,7 +59,12 @@ class Points:
     @property
     def count(self) -> int:
         """How many points a tile has."""
-        return (self.m + 2) ** 2
+        return self.direction.points
+
+    @property
+    def m(self) -> int:
+        """How many results of grad_out a tile has along an axis."""
+        return self.direction.lines.form.results
 
     @property
     def v_point(self) -> int:
@@ -85,16 +89,19 @@ class Points:
 
 def winograd_grad_weight(layout: Layout, m: int | None = None) -> Draft:
     """Lay out grad_weight as the transpose of F(m x m, 3 x 3), with the best m that is allowed if none is given."""
-    name, m = admit(layout, m, _cycles)
-    yield layout.cost(_cycles(layout, m))
+    name, direction = admit(layout, m, _cycles)
+    yield layout.cost(_cycles(layout, direction))
     direct = finished(grad_weight_direct(layout))
     layout.start_again()
-    near = _near_kernel(layout, m)
+    near = _near_kernel(layout, direction)
     kernel = near or panel_kernel(layout.micro_kernels, layout.channels, layout.out_channels)[0]
-    points = _place_points(layout, m, kernel, whole=near is not None)
+    points = _place_points(layout, direction, kernel, whole=near is not None)
     layout.workspace = max(layout.workspace, -(-direct.memory_bytes // layout.itemsize))
     transforms = [
-        (tiles_step(layout, m, points.tiles, points.v_offset, first, count), _grads_step(layout, points, first, count))
+        (
+            tiles_step(layout, direction, points.tiles, points.v_offset, first, count),
+            _grads_step(layout, points, first, count),
+        )
         for first in range(0, points.blocks, points.band)
         for count in (min(points.band, points.blocks - first),)
     ]
@@ -115,8 +122,8 @@ def winograd_grad_weight(layout: Layout, m: int | None = None) -> Draft:
         after = ((_taps_step(layout, points, sums_offset, rows * points.lanes),),)
     return layout.program(
         name,
-        f"{kernel.name}, {described(m)}",
-        _cycles(layout, m),
+        f"{kernel.name}, {direction.described}",
+        _cycles(layout, direction),
         before=before,
         each=each,
         after=after,
@@ -124,9 +131,9 @@ def winograd_grad_weight(layout: Layout, m: int | None = None) -> Draft:
     )
 
 
-def _near_kernel(layout: Layout, m: int) -> MicroKernel | None:
+def _near_kernel(layout: Layout, direction: Direction) -> MicroKernel | None:
     """Return the micro-kernel for sums that never leave a core, if a panel of G stays near it and all tiles at hand."""
-    points, tiles = (m + 2) ** 2, layout.images * math.prod(direction_of(layout).tiles(m))
+    points, tiles = direction.points, layout.images * direction.tiles
     columns = PANEL_BYTES // max(1, points * tiles * layout.itemsize)
     channels = layout.channels + layout.out_channels
     if not tiles or points * tiles * channels * layout.itemsize > 2 * POINT_BYTES or layout.most_images < layout.images:
@@ -137,21 +144,22 @@ def _near_kernel(layout: Layout, m: int) -> MicroKernel | None:
     return panel_kernel(rows, layout.channels, layout.out_channels)[0] if rows else None
 
 
-def _place_points(layout: Layout, m: int, kernel: MicroKernel, whole: bool) -> Points:
+def _place_points(layout: Layout, direction: Direction, kernel: MicroKernel, whole: bool) -> Points:
     """Find room for the points, of all tiles if they are wanted ``whole``."""
-    points, channels = (m + 2) ** 2, layout.channels
-    per_image = math.prod(direction_of(layout).tiles(m))
+    points, channels, per_image = direction.points, layout.channels, direction.tiles
     lanes = -(-layout.out_channels // kernel.columns) * kernel.columns
     if not whole:
         layout.set_batch(points * per_image * (channels + lanes))
         # The sums go over all tiles of a batch, so every batch must be a whole one.
         while layout.images % layout.batch:
             layout.batch -= 1
-    tiles = _tiles_per_block(per_image * layout.batch, transform_kernel(layout, "input", m).lanes)
+    tiles = _tiles_per_block(
+        per_image * layout.batch, square_kernel(layout, "grad", direction.lines.form.results).lanes
+    )
     blocks = -(-per_image * layout.batch // tiles)
     block_bytes = points * (channels * tiles + SPREAD + tiles * lanes) * layout.itemsize
     band = blocks if whole else max(1, min(blocks, POINT_BYTES // block_bytes))
-    places = Points(m, kernel, channels, lanes, tiles, blocks, band, 0, 0)
+    places = Points(direction, kernel, channels, lanes, tiles, blocks, band, 0, 0)
     v_offset = layout.reserve(band * places.v_block)
     return replace(places, v_offset=v_offset, g_offset=layout.reserve(points * places.g_point))
 
@@ -159,8 +167,8 @@ def _place_points(layout: Layout, m: int, kernel: MicroKernel, whole: bool) -> P
 def _grads_step(layout: Layout, points: Points, first: int, count: int) -> Step:
     """Return the transform of some blocks of tiles of grad_out."""
     image, channel, line, column = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
-    tile_lines, tile_columns = direction_of(layout).tiles(points.m)
-    transform = transform_kernel(layout, "grad", points.m, points.kernel.columns)
+    tile_lines, tile_columns = points.direction.lines.tiles, points.direction.columns.tiles
+    transform = square_kernel(layout, "grad", points.m, points.kernel.columns)
     channel_tasks = points.lanes // transform.lanes
     sizes = {
         "src_image": image,
@@ -188,10 +196,10 @@ def _grads_step(layout: Layout, points: Points, first: int, count: int) -> Step:
 def _products_step(layout: Layout, points: Points) -> Step:
     """Return the step from the points of all tiles to taps (``kernels/products.h``)."""
     kernel = points.kernel
-    transform = transform_kernel(layout, "taps", points.m, kernel.columns)
+    transform = square_kernel(layout, "taps", points.m, kernel.columns)
     a_row = padded(np.arange(points.channels) * points.tiles, kernel.rows)
     row_blocks = len(a_row) // kernel.rows
-    last = layout.images * math.prod(direction_of(layout).tiles(points.m)) - (points.blocks - 1) * points.tiles
+    last = layout.images * points.direction.tiles - (points.blocks - 1) * points.tiles
     sizes = {
         "v_offset": points.v_offset,
         "v_point": points.v_point,
@@ -267,7 +275,7 @@ def _accumulate_step(layout: Layout, points: Points, first: int, sums_offset: in
 
 def _taps_step(layout: Layout, points: Points, sums_offset: int, sums_point: int) -> Step:
     """Return the transform of the sums to taps."""
-    transform = transform_kernel(layout, "taps", points.m, points.lanes)
+    transform = square_kernel(layout, "taps", points.m, points.lanes)
     k_blocks = -(-layout.out_channels // transform.lanes)
     c_tasks, c_per_task = shares(points.channels, k_blocks)
     sizes = {
@@ -290,12 +298,13 @@ def _tiles_per_block(tiles: int, lanes: int) -> int:
     return min((size * lanes for size in (4, 3, 2, 1)), key=lambda size: -tiles % size)
 
 
-def _cycles(layout: Layout, m: int) -> float:
+def _cycles(layout: Layout, direction: Direction) -> float:
     """Estimate the cycles of one core; the constants were measured with AVX-512."""
-    points, tiles = (m + 2) ** 2, layout.images * math.prod(direction_of(layout).tiles(m))
+    m = direction.lines.form.results
+    points, tiles = direction.points, layout.images * direction.tiles
     sums = points * layout.channels * layout.out_channels
     tile_bytes = tiles * points * (layout.channels + layout.out_channels) * layout.itemsize
-    near = _near_kernel(layout, m)
+    near = _near_kernel(layout, direction)
     rows = [near] if near else layout.micro_kernels
     kernel, products = panel_kernel(rows, layout.channels, layout.out_channels)
     sum_cycles = SUM_CYCLES if sums * layout.itemsize <= POINT_BYTES else FAR_SUM_CYCLES
@@ -304,5 +313,8 @@ def _cycles(layout: Layout, m: int) -> float:
         + (tile_bytes * BYTE_CYCLES if tile_bytes > POINT_BYTES else 0)
         + points * tiles * products
         + sums * (NEAR_SUM_CYCLES if near else sum_cycles)
-        + tiles * (layout.channels * INPUT_CYCLES[m] + layout.out_channels * GRAD_CYCLES[m]) * 2 * kernel.multiply
+        + tiles
+        * (layout.channels * input_cycles(direction) + layout.out_channels * GRAD_CYCLES[m])
+        * 2
+        * kernel.multiply
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,10 +30,10 @@ ERROR_CONSTANTS = {
     "winograd4": 5.0,
     "tensor_tile_tf32": 8194.0,
 }
-#: Results a Winograd tile has along an axis.  A transform mixes the pixels of a tile, so an element errs by the largest
-#: of them: magnitudes are those of the tile, Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd
-#: Convolution for Deep Neural Networks", section 4.
-TILES = {"winograd": 4, "winograd2": 2, "winograd2_fused": 2, "winograd4": 4}
+#: Pixels a Winograd tile has along an axis of several taps, whatever kernel it is of.  A transform mixes the pixels of
+#: a tile, so an element errs by the largest of them: magnitudes are those of the tile, Barabasz et al., "Error Analysis
+#: and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", section 4.
+TILES = {"winograd": 6, "winograd2": 4, "winograd2_fused": 4, "winograd4": 6}
 
 #: Transforms in float64 mix all pixels of a tile: besides what is allowed to "direct", an element errs by so much of
 #: the largest pixel times the weight's sum of magnitudes.
@@ -201,27 +202,30 @@ def assert_within(
     return Expectation(problem, first, second, bias).check(result, algorithm)
 
 
-def _of_tiles(problem: Problem, first: Array, second: Array | None, m: int) -> tuple[Problem, Array, Array | None]:
+def _of_tiles(problem: Problem, first: Array, second: Array | None, pixels: int) -> tuple[Problem, Array, Array | None]:
     """Replace the magnitudes of images by the largest of any tile they may share, that in the padding too.
 
-    The tile of a result reaches at most m - 1 pixels before and m + 1 behind what the result sees of it.
+    A tile has so many pixels along an axis, a stride apart; along an axis of one tap it is one pixel.
     """
-    reach = m + 1
+    kernel = problem.weight_shape[2:]
+    reach = [pixels - 1 if taps > 1 else 0 for taps in kernel]
     n, channels, *size = problem.input_shape
     if problem.op == "grad_input":
-        # As many outputs more on each side as can be in a tile with a pixel.
-        more = reach + 2
+        # As many outputs more on each side as can be in a tile with one that a pixel has met.
+        down, across = (far + taps - 1 for far, taps in zip(reach, kernel, strict=True))
         (top, bottom), (left, right) = problem.padding
-        padding = ((top + more, bottom + more), (left + more, right + more))
+        padding = ((top + down, bottom + down), (left + across, right + across))
         k, p, q = problem.output_shape[1:]
-        wider = dataclasses.replace(problem, padding=padding, output_shape=(n, k, p + 2 * more, q + 2 * more))
-        return wider, _largest(_padded(problem, first, ((more, more),) * 2, 0), reach, problem.layout), second
+        wider = dataclasses.replace(problem, padding=padding, output_shape=(n, k, p + 2 * down, q + 2 * across))
+        around = ((down, down), (across, across))
+        return wider, _largest(_padded(problem, first, around, 0), reach, (1, 1), problem.layout), second
     height, width = (extent + sum(pad) for extent, pad in zip(size, problem.padding, strict=True))
     whole = dataclasses.replace(problem, input_shape=(n, channels, height, width), padding=((0, 0), (0, 0)))
-    first = _largest(_padded(problem, first, problem.padding, problem.fill_value), reach, problem.layout)
+    image = _padded(problem, first, problem.padding, problem.fill_value)
+    first = _largest(image, reach, problem.stride, problem.layout)
     if problem.op == "grad_weight":
         assert second is not None
-        second = _largest(second, reach, problem.layout)
+        second = _largest(second, reach, (1, 1), problem.layout)
     return whole, first, second
 
 
@@ -230,12 +234,13 @@ def _padded(problem: Problem, image: Array, padding: Any, fill: Any) -> Array:
     return np.pad(image, widths, constant_values=fill)
 
 
-def _largest(image: Array, reach: int, layout: str) -> Array:
-    """Return, for every pixel, the largest finite number at most ``reach`` lines and columns away."""
+def _largest(image: Array, reach: Sequence[int], steps: Sequence[int], layout: str) -> Array:
+    """Return, for every pixel, the largest finite number at most ``reach`` steps of lines and columns away."""
     image = np.where(np.isfinite(image), image, 0)
-    for axis in (2, 3) if layout == "NCHW" else (1, 2):
-        widths = [(reach, reach) if i == axis else (0, 0) for i in range(4)]
-        image = sliding_window_view(np.pad(image, widths), 2 * reach + 1, axis).max(axis=-1)
+    for axis, far, step in zip((2, 3) if layout == "NCHW" else (1, 2), reach, steps, strict=True):
+        widths = [(far * step,) * 2 if i == axis else (0, 0) for i in range(4)]
+        windows = sliding_window_view(np.pad(image, widths), 2 * far * step + 1, axis)
+        image = windows[..., ::step].max(axis=-1)
     return image
 
 

@@ -223,34 +223,44 @@ static int draw(void) { return rand() % 17 - 8; }
         return 1;                                                                                                      \
     }
 
-/* Of F(2, 3) and F(4, 3): n is the points along an axis, from and to are the columns and lines of the matrix. */
-static const double input_2[] = {1, 0, -1, 0, 0, 1, 1, 0, 0, -1, 1, 0, 0, -1, 0, 1};
-static const double input_4[] = {1, -1.5, -2, 1.5, 1, 0, 0, -1, .5, 2.5, 1, 0, 0, 1, -2.5, .5, 1,   0,
-                                 0, -2,   -1, 2,   1, 0, 0, .5, -1, -.5, 1, 0, 0, 1, -1.5, -2, 1.5, 1};
-static const double weight_2[] = {1, 0, 0, .5, .5, .5, .5, -.5, .5, 0, 0, 1};
-static const double weight_4[] = {1,         0,        0,        1 / 3.,  1 / 3.,   1 / 3.,  -1 / 3., 1 / 3., -1 / 3.,
-                                  -16 / 15., -8 / 15., -4 / 15., 1 / 15., -2 / 15., 4 / 15., 0,       0,      1};
-static const double output_2[] = {1, 1, 1, 0, 0, 1, -1, 1};
-static const double output_4[] = {1, 1, 1, 1, 1, 0, 0, 1, -1, .5, -2, 0, 0, 1, 1, .25, 4, 0, 0, 1, -1, .125, -8, 1};
+/* B^T of four points and of six. */
+static const double points_1[] = {1};
+static const double points_4[] = {1, 0, -1, 0, 0, 1, 1, 0, 0, -1, 1, 0, 0, -1, 0, 1};
+static const double points_6[] = {1, -1.5, -2, 1.5, 1, 0, 0, -1, .5, 2.5, 1, 0, 0, 1, -2.5, .5, 1,   0,
+                                  0, -2,   -1, 2,   1, 0, 0, .5, -1, -.5, 1, 0, 0, 1, -1.5, -2, 1.5, 1};
 
-static const struct {
-    const char *name;
-    int m, from, to, transposed;
-    const double *matrix;
-} transforms[] = {
-    {"winograd_input", 2, 4, 4, 0, input_2},   {"winograd_input", 4, 6, 6, 0, input_4},
-    {"winograd_weight", 2, 3, 4, 0, weight_2}, {"winograd_weight", 4, 3, 6, 0, weight_4},
-    {"winograd_output", 2, 4, 2, 0, output_2}, {"winograd_output", 4, 6, 4, 0, output_4},
-    {"winograd_result", 2, 4, 2, 0, output_2}, {"winograd_result", 4, 6, 4, 0, output_4},
-    {"winograd_grad", 2, 2, 4, 1, output_2},   {"winograd_grad", 4, 4, 6, 1, output_4},
-    {"winograd_taps", 2, 4, 3, 1, weight_2},   {"winograd_taps", 4, 6, 3, 1, weight_4},
-};
+/* Of F(m, r): power k of the points, the last of which is infinity. */
+static double power(int point, int points, int k, int most) {
+    static const double of[] = {0, 1, -1, .5, -2};
+    double product = 1;
+    if (point == points - 1) return k == most - 1;
+    for (int i = 0; i < k; i++) product *= of[point];
+    return product;
+}
 
-/* Element (a, b) of a lane; with lines of pixels, lanes are m columns apart and the second line is m columns on. */
-static index_t element(const index_t *offsets, const micro_kernel *row, const char *pixels, int n, int a, int b,
-                       int lane) {
-    if (strcmp(row->algorithm, pixels)) return offsets[a * n + b] + lane;
-    return offsets[n == row->rows ? a : 2 * a + b / row->rows] + lane * row->rows + b % row->rows;
+/* The matrix of a row: `to` lines of `from` columns. */
+static void matrix_of(const micro_kernel *row, double matrix[36], int *from, int *to) {
+    static const double scale_4[] = {1, .5, .5, 1}, scale_6[] = {1, 1 / 3., -1 / 3., -16 / 15., 1 / 15., 1};
+    const char *kind = row->algorithm + strlen("winograd_"), last = kind[strlen(kind) - 1];
+    const int pointwise = !strcmp(kind, "points"), r = last >= '0' && last <= '9' ? last - '0' : 3;
+    const int m = row->rows, n = pointwise ? m : m + r - 1;
+    const int of_pixels = pointwise || !strncmp(kind, "pixels", 6);
+    const int of_taps = !strncmp(kind, "weight", 6) || !strcmp(kind, "kernel"), to_taps = !strcmp(kind, "taps");
+    const int of_results = !strcmp(kind, "grad");
+    *from = of_taps ? r : of_results ? m : n;
+    *to = to_taps ? r : of_pixels || of_taps || of_results ? n : m;
+    for (int i = 0; i < *to; i++) {
+        for (int j = 0; j < *from; j++) {
+            const int point = of_taps || of_results ? i : j, k = of_taps || of_results ? j : i;
+            const double scale = n == 1 ? 1 : n == 4 ? scale_4[point] : scale_6[point];
+            const double *pixels = n == 1 ? points_1 : n == 4 ? points_4 : points_6;
+            double *at = matrix + i * *from + j;
+            if (of_pixels) *at = pixels[i * n + j];
+            else if (of_taps || to_taps) *at = scale * power(point, n, k, r);
+            else *at = power(point, n, k, m);
+            if (n == 1) *at = 1;
+        }
+    }
 }
 
 #define TURN_CHECK(TYPE)                                                                                               \
@@ -270,37 +280,58 @@ static index_t element(const index_t *offsets, const micro_kernel *row, const ch
 
 #define TRANSFORM_CHECK(TYPE)                                                                                          \
     static int check_winograd_##TYPE(const micro_kernel *row) {                                                        \
-        static TYPE in[MEMORY], out[MEMORY];                                                                           \
+        static TYPE in[2 * MEMORY], out[2 * MEMORY];                                                                   \
+        _Alignas(64) TYPE seen[MAX_LANES] = {0};                                                                       \
+        double matrix[36];                                                                                             \
         index_t in_offsets[36], out_offsets[36];                                                                       \
-        int which = 0, not_finite = 0;                                                                                 \
-        while (strcmp(row->algorithm, transforms[which].name) || row->rows != transforms[which].m) which++;            \
-        const int from = transforms[which].from, to = transforms[which].to, transposed = transforms[which].transposed; \
-        const double *matrix = transforms[which].matrix;                                                               \
-        const transform_loop loop = {in_offsets, out_offsets, 2, &not_finite};                                         \
-        for (int i = 0; i < MEMORY; i++) in[i] = (TYPE)draw();                                                         \
-        for (int i = 0; i < 36; i++) in_offsets[i] = 3 + i * 150 % 3900, out_offsets[i] = 5 + i * 40;                  \
-        if (!strcmp(row->algorithm, "winograd_output")) {                                                              \
-            for (int i = 0; i < 4; i++) out_offsets[i] = 5 + i * 150;                                                  \
-        }                                                                                                              \
+        int from, to;                                                                                                  \
+        matrix_of(row, matrix, &from, &to);                                                                            \
+        const char *kind = row->algorithm + strlen("winograd_");                                                       \
+        const int square = !strcmp(kind, "kernel") || !strcmp(kind, "grad") || !strcmp(kind, "taps");                  \
+        const int pixels_in = !strncmp(kind, "pixels", 6), pixels_out = !strncmp(kind, "output", 6);                   \
+        const int lanes = 2 * row->columns, m = row->rows, groups = square ? from : 2, count = lanes * m - 3;          \
+        const transform_loop loop = {.in_offsets = in_offsets,                                                         \
+                                     .out_offsets = out_offsets,                                                       \
+                                     .vectors = 2,                                                                     \
+                                     .seen = seen,                                                                     \
+                                     .groups = 2,                                                                      \
+                                     .in_group = pixels_out ? 170 : 40,                                                \
+                                     .out_group = pixels_in ? 170 : 40,                                                \
+                                     .lines = 2,                                                                       \
+                                     .in_line = 1100,                                                                  \
+                                     .out_line = 1200,                                                                 \
+                                     .count = count};                                                                  \
+        for (int i = 0; i < 2 * MEMORY; i++) in[i] = (TYPE)draw(), out[i] = -99;                                       \
+        for (int i = 0; i < 36; i++) in_offsets[i] = 3 + i * 110, out_offsets[i] = 5 + i * 120;                        \
         ((transform_function *)row->function)(&loop, in, out);                                                         \
         for (int i = 0; i < to; i++) {                                                                                 \
-            for (int j = 0; j < to; j++) {                                                                             \
-                for (int lane = 0; lane < 2 * row->columns; lane++) {                                                  \
+            for (int j = 0; j < (square ? to : groups); j++) {                                                         \
+                for (int lane = 0; lane < lanes; lane++) {                                                             \
                     double sum = 0;                                                                                    \
                     for (int a = 0; a < from; a++) {                                                                   \
-                        for (int b = 0; b < from; b++) {                                                               \
-                            sum += matrix[transposed ? a * to + i : i * from + a] *                                    \
-                                   matrix[transposed ? b * to + j : j * from + b] *                                    \
-                                   (double)in[element(in_offsets, row, "winograd_input", from, a, b, lane)];           \
+                        const double by = matrix[i * from + a];                                                        \
+                        if (square) {                                                                                  \
+                            for (int b = 0; b < from; b++)                                                             \
+                                sum += by * matrix[j * from + b] * (double)in[in_offsets[a * from + b] + lane];        \
+                        } else {                                                                                       \
+                            sum += by * (double)in[pixels_in    ? j * 1100 + lane * m + a                              \
+                                                   : pixels_out ? j * 1100 + a * 170 + lane                            \
+                                                                : in_offsets[a] + j * 40 + lane];                      \
                         }                                                                                              \
                     }                                                                                                  \
-                    const double error =                                                                               \
-                        (double)out[element(out_offsets, row, "winograd_output", to, i, j, lane)] - sum;               \
-                    if (error > 1e-3 || error < -1e-3) return 0;                                                       \
+                    const TYPE *at = out + (square       ? out_offsets[i * to + j] + lane                              \
+                                            : pixels_in  ? j * 1200 + i * 170 + lane                                   \
+                                            : pixels_out ? j * 1200 + lane * m + i                                     \
+                                                         : out_offsets[i] + j * 40 + lane);                            \
+                    if (pixels_out && lane * m + i >= count) sum = -99;                                                \
+                    if ((double)*at - sum > 1e-3 || (double)*at - sum < -1e-3) return 0;                               \
                 }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
-        return !not_finite;                                                                                            \
+        for (int lane = 0; lane < MAX_LANES; lane++) {                                                                 \
+            if (seen[lane] != 0) return 0;                                                                             \
+        }                                                                                                              \
+        return 1;                                                                                                      \
     }
 
 TRANSFORM_CHECK(f32)

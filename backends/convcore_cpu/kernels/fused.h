@@ -8,28 +8,52 @@
  *
  * A task is as many rows as a micro-kernel has columns, and all tiles.  It takes `terms_at_once` channels at a time:
  * transforms what its rows have of the weight into the thread's scratch memory, and multiplies that with all tiles. The
- * sums of tiles, (m+2)^2 points by columns each, are in the scratch memory behind it.  A weight that was packed before
+ * sums of tiles, all points by columns each, are in the scratch memory behind it.  A weight that was packed before
  * needs no transform.
  *
  * Values that are not finite are reported as in multiply.h.
  */
 
 /* Store the results of one tile, lanes of rows, as far as they are in the image. */
-static void NAMED(store_lanes)(const fused_sizes *z, index_t m, const TYPE *results, index_t lanes, index_t rows,
-                               index_t height, index_t width, const TYPE *bias, TYPE *out) {
-    for (index_t a = 0; a < m && a < height; a++) {
-        for (index_t b = 0; b < m && b < width; b++, out += z->out_column) {
-            const TYPE *from = results + (a * m + b) * lanes;
-            for (index_t row = 0; row < rows; row++) out[row * z->out_channel] = from[row] + (bias ? bias[row] : 0);
+static void NAMED(store_lanes_of_tile)(const fused_step *s, const TYPE *results, index_t rows, index_t height,
+                                       index_t width, const TYPE *bias, TYPE *out) {
+    const fused_sizes *z = &s->sizes;
+    const index_t line_m = s->transform->rows, column_m = s->along_lines->rows, lanes = s->transform->columns;
+    for (index_t a = 0; a < line_m && a < height; a++) {
+        for (index_t b = 0; b < column_m && b < width; b++) {
+            const TYPE *from = results + (a * column_m + b) * lanes;
+            TYPE *to = out + a * z->out_line + b * z->out_column;
+            for (index_t row = 0; row < rows; row++) to[row * z->out_channel] = from[row] + (bias ? bias[row] : 0);
         }
-        out += z->out_line - (m < width ? m : width) * z->out_column;
     }
+}
+
+/* Transform the sums of one tile, a vector of rows, along its columns and its lines. */
+static void NAMED(results_of_tile)(const fused_step *s, const TYPE *sums, TYPE *seen, TYPE *results) {
+    const index_t lanes = s->transform->columns, line_m = s->transform->rows, column_m = s->along_lines->rows;
+    const index_t column_n = s->sizes.column_n;
+    _Alignas(64) TYPE half[MAX_RESULTS * MAX_POINTS * MAX_LANES];
+    const transform_loop columns = {.in_offsets = s->in_offsets,
+                                    .out_offsets = s->half_offsets,
+                                    .vectors = 1,
+                                    .groups = column_n,
+                                    .in_group = s->kernel->columns,
+                                    .out_group = lanes};
+    const transform_loop lines = {.in_offsets = s->line_offsets,
+                                  .out_offsets = s->line_offsets,
+                                  .vectors = 1,
+                                  .seen = seen,
+                                  .groups = line_m,
+                                  .in_group = column_n * lanes,
+                                  .out_group = column_m * lanes};
+    ((transform_function *)s->transform->function)(&columns, sums, half);
+    ((transform_function *)s->along_lines->function)(&lines, half, results);
 }
 
 static void NAMED(fused)(const void *step, char *const *buffers, index_t images, index_t task) {
     const fused_step *s = step;
     const fused_sizes *z = &s->sizes;
-    const index_t columns = s->kernel->columns, tile_rows = s->kernel->rows, m = s->transform->rows;
+    const index_t columns = s->kernel->columns, tile_rows = s->kernel->rows;
     const index_t u_lanes = s->weights.kernel->columns, tile_size = z->points * columns;
     const index_t first_row = task * columns, left = z->rows - first_row, rows = left < columns ? left : columns;
     const TYPE *weight = (const TYPE *)buffers[SECOND];
@@ -39,19 +63,19 @@ static void NAMED(fused)(const void *step, char *const *buffers, index_t images,
     TYPE *const scratch = (TYPE *)buffers[SCRATCH], *const sums = scratch + z->sums_offset;
     const TYPE *const u = z->prepacked ? weight + task * z->points * z->u_point : scratch;
     panel_loop loop = {.repeats = 1, .a_step = z->v_step};
-    int not_finite = 0;
+    _Alignas(64) TYPE seen[MAX_LANES] = {0};
     (void)images;
     for (index_t term = 0; term < z->terms; term += z->terms_at_once) {
         const index_t end = term + z->terms_at_once < z->terms ? term + z->terms_at_once : z->terms;
         for (index_t row = 0; row < rows && !z->prepacked; row += u_lanes) {
             NAMED(transform_weights)(&s->weights, weight, first_row + row, term, end, columns, scratch + row);
         }
-        loop.length = end - term;
+        loop.length = (end - term) * z->pieces;
         for (index_t tile = 0; tile < z->tiles; tile += tile_rows) {
             loop.a_row = s->a_row + tile;
             loop.out_row = s->tile_row + tile;
             for (index_t point = 0; point < z->points; point++) {
-                ((panel_function *)s->kernel->function)(&loop, v + point * z->v_point + term * z->v_step,
+                ((panel_function *)s->kernel->function)(&loop, v + point * z->v_point + term * z->pieces * z->v_step,
                                                         u + point * z->u_point, term ? NULL : zeros,
                                                         sums + point * columns);
             }
@@ -59,17 +83,17 @@ static void NAMED(fused)(const void *step, char *const *buffers, index_t images,
     }
     for (index_t tile = 0; tile < z->tiles; tile++) {
         const index_t per_image = z->tile_lines * z->tile_columns, at = tile % per_image;
-        const index_t i = at / z->tile_columns * m, j = at % z->tile_columns * m;
+        const index_t i = at / z->tile_columns * s->transform->rows;
+        const index_t j = at % z->tile_columns * s->along_lines->rows;
         TYPE *out = (TYPE *)buffers[OUT] + tile / per_image * z->out_image + first_row * z->out_channel +
                     i * z->out_line + j * z->out_column;
-        _Alignas(64) TYPE results[4 * 4 * MAX_LANES];
-        const transform_loop to_results = {s->in_offsets, s->out_offsets, 1, &not_finite};
+        _Alignas(64) TYPE results[MAX_RESULTS * MAX_RESULTS * MAX_LANES];
         for (index_t lane = 0; lane < rows; lane += u_lanes) {
             const index_t wide = rows - lane < u_lanes ? rows - lane : u_lanes;
-            ((transform_function *)s->transform->function)(&to_results, sums + tile * tile_size + lane, results);
-            NAMED(store_lanes)(z, m, results, u_lanes, wide, z->height - i, z->width - j, bias ? bias + lane : NULL,
-                               out + lane * z->out_channel);
+            NAMED(results_of_tile)(s, sums + tile * tile_size + lane, seen, results);
+            NAMED(store_lanes_of_tile)(s, results, wide, z->height - i, z->width - j, bias ? bias + lane : NULL,
+                                       out + lane * z->out_channel);
         }
     }
-    if (not_finite) __atomic_store_n((int *)buffers[NAN_SEEN], 1, __ATOMIC_RELAXED);
+    NAMED(report_not_finite)(seen, buffers);
 }

@@ -40,7 +40,7 @@ static void NAMED(grads)(const void *step, char *const *buffers, index_t images,
     TYPE *g = (TYPE *)buffers[WORKSPACE] + z->dst_offset + block * z->tiles * z->dst_tile +
               first_channel / z->panel * z->dst_panel + first_channel % z->panel;
     index_t in_offsets[4 * 4];
-    const transform_loop loop = {in_offsets, s->out_offsets, 1, NULL};
+    const transform_loop loop = {.in_offsets = in_offsets, .out_offsets = s->out_offsets, .vectors = 1};
     _Alignas(64) TYPE elements[4 * NAMED(GATHERED) * MAX_LANES];
     for (index_t a = 0; a < m * m; a++) in_offsets[a] = (a / m * NAMED(GATHERED) + a % m) * lanes;
     for (index_t t = 0; t < z->tiles;) {

@@ -22,8 +22,6 @@ typedef f32_vector f32_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
 typedef f64_vector f64_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
 typedef i64_vector i64_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
 
-enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
-
 #define TYPE f32
 #include "band.h"
 #include "collect.h"
@@ -73,16 +71,52 @@ enum transform_form { PLAIN, PIXELS_IN, PIXELS_OUT }; /* winograd.h */
 #define PASS_turn loop, in, out
 #define ARGUMENTS_transform const transform_loop *loop, const void *in, void *out
 #define PASS_transform loop, in, out
-#define ARGUMENTS_winograd_input ARGUMENTS_transform
-#define ARGUMENTS_winograd_weight ARGUMENTS_transform
-#define ARGUMENTS_winograd_output ARGUMENTS_transform
-#define ARGUMENTS_winograd_result ARGUMENTS_transform
+#define ARGUMENTS_winograd_pixels1 ARGUMENTS_transform
+#define ARGUMENTS_winograd_weight1 ARGUMENTS_transform
+#define ARGUMENTS_winograd_result1 ARGUMENTS_transform
+#define ARGUMENTS_winograd_output1 ARGUMENTS_transform
+#define ARGUMENTS_winograd_pixels2 ARGUMENTS_transform
+#define ARGUMENTS_winograd_weight2 ARGUMENTS_transform
+#define ARGUMENTS_winograd_result2 ARGUMENTS_transform
+#define ARGUMENTS_winograd_output2 ARGUMENTS_transform
+#define ARGUMENTS_winograd_pixels3 ARGUMENTS_transform
+#define ARGUMENTS_winograd_weight3 ARGUMENTS_transform
+#define ARGUMENTS_winograd_result3 ARGUMENTS_transform
+#define ARGUMENTS_winograd_output3 ARGUMENTS_transform
+#define ARGUMENTS_winograd_pixels4 ARGUMENTS_transform
+#define ARGUMENTS_winograd_weight4 ARGUMENTS_transform
+#define ARGUMENTS_winograd_result4 ARGUMENTS_transform
+#define ARGUMENTS_winograd_output4 ARGUMENTS_transform
+#define ARGUMENTS_winograd_pixels5 ARGUMENTS_transform
+#define ARGUMENTS_winograd_weight5 ARGUMENTS_transform
+#define ARGUMENTS_winograd_result5 ARGUMENTS_transform
+#define ARGUMENTS_winograd_output5 ARGUMENTS_transform
+#define PASS_winograd_pixels1 PASS_transform
+#define PASS_winograd_weight1 PASS_transform
+#define PASS_winograd_result1 PASS_transform
+#define PASS_winograd_output1 PASS_transform
+#define PASS_winograd_pixels2 PASS_transform
+#define PASS_winograd_weight2 PASS_transform
+#define PASS_winograd_result2 PASS_transform
+#define PASS_winograd_output2 PASS_transform
+#define PASS_winograd_pixels3 PASS_transform
+#define PASS_winograd_weight3 PASS_transform
+#define PASS_winograd_result3 PASS_transform
+#define PASS_winograd_output3 PASS_transform
+#define PASS_winograd_pixels4 PASS_transform
+#define PASS_winograd_weight4 PASS_transform
+#define PASS_winograd_result4 PASS_transform
+#define PASS_winograd_output4 PASS_transform
+#define PASS_winograd_pixels5 PASS_transform
+#define PASS_winograd_weight5 PASS_transform
+#define PASS_winograd_result5 PASS_transform
+#define PASS_winograd_output5 PASS_transform
+#define ARGUMENTS_winograd_points ARGUMENTS_transform
+#define PASS_winograd_points PASS_transform
+#define ARGUMENTS_winograd_kernel ARGUMENTS_transform
+#define PASS_winograd_kernel PASS_transform
 #define ARGUMENTS_winograd_grad ARGUMENTS_transform
 #define ARGUMENTS_winograd_taps ARGUMENTS_transform
-#define PASS_winograd_input PASS_transform
-#define PASS_winograd_weight PASS_transform
-#define PASS_winograd_output PASS_transform
-#define PASS_winograd_result PASS_transform
 #define PASS_winograd_grad PASS_transform
 #define PASS_winograd_taps PASS_transform
 

@@ -11,6 +11,15 @@
     UNROLL for (int j = 0; j < (lanes); j++) from[j] = (index);                                                        \
     to = __builtin_shuffle(a, b, from);
 #endif
+/* Of vectors 0, 1, ...: every m-th element from `first` on, and elements of m of them in turns, the k-th vector of
+ * those. s = 0 takes what vectors 0 and 1 have of it, s >= 2 adds what vector s has.
+ */
+#define CHOSEN(j, m, first, s, lanes)                                                                                  \
+    ((s) == 0                                 ? ((j) * (m) + (first)) % (2 * (lanes))                                  \
+     : ((j) * (m) + (first)) / (lanes) == (s) ? (lanes) + ((j) * (m) + (first)) % (lanes)                              \
+                                              : (j))
+#define IN_TURNS(at, j, m, s, lanes)                                                                                   \
+    ((s) == 0 ? (at) / (m) + ((at) % (m) == 1 ? (lanes) : 0) : (at) % (m) == (s) ? (lanes) + (at) / (m) : (j))
 #define SHUFFLES_OF(type)                                                                                              \
     static inline __attribute__((always_inline)) type##_vector type##_every(type##_vector a, type##_vector b,          \
                                                                             int first) {                               \
@@ -33,6 +42,22 @@
         type##_vector to;                                                                                              \
         __attribute__((unused)) type##_mask from;                                                                      \
         SHUFFLE_LANES(to, a, b, LANES, first + j / 2 + j % 2 * LANES)                                                  \
+        return to;                                                                                                     \
+    }                                                                                                                  \
+    static inline __attribute__((always_inline)) type##_vector type##_chosen(                                          \
+        type##_vector a, type##_vector b, const int m, const int first, const int s) {                                 \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        type##_vector to;                                                                                              \
+        __attribute__((unused)) type##_mask from;                                                                      \
+        SHUFFLE_LANES(to, a, b, LANES, CHOSEN(j, m, first, s, LANES))                                                  \
+        return to;                                                                                                     \
+    }                                                                                                                  \
+    static inline __attribute__((always_inline)) type##_vector type##_in_turns(                                        \
+        type##_vector a, type##_vector b, const int m, const int k, const int s) {                                     \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        type##_vector to;                                                                                              \
+        __attribute__((unused)) type##_mask from;                                                                      \
+        SHUFFLE_LANES(to, a, b, LANES, IN_TURNS(k * LANES + j, j, m, s, LANES))                                        \
         return to;                                                                                                     \
     }                                                                                                                  \
     static inline __attribute__((always_inline)) type##_vector type##_swapped_lanes(type##_vector a,                   \

@@ -14,8 +14,8 @@ typedef ptrdiff_t index_t;
 /* No tile of the table is larger. */
 enum { MAX_TILE_ROWS = 16, MAX_TILE_VECTORS = 8, MAX_TILE = 512, MAX_TILE_COLUMNS = 128 };
 
-/* No Winograd transform has more points along an axis. */
-enum { MAX_POINTS = 6 };
+/* No Winograd transform has more points along an axis, or results; no kernel has more taps. */
+enum { MAX_POINTS = 6, MAX_RESULTS = 5, MAX_TAPS = 128 };
 
 /* No vector has more lanes. */
 enum { MAX_LANES = 16 };
@@ -61,7 +61,9 @@ typedef struct {
 typedef struct {
     const index_t *in_offsets, *out_offsets; /* of every element of a block, in elements */
     index_t vectors;
-    int *not_finite; /* set to 1 where results that are not finite are to be noticed */
+    void *seen; /* NULL, or a vector of numbers: those that are not finite are told by NaN in it */
+    index_t groups, in_group, out_group;
+    index_t lines, in_line, out_line, count; /* of pixels; how many in a line */
 } transform_loop;
 
 typedef void outer_function(const outer_loop *loop, const void *a, const void *b, const void *init, void *out);

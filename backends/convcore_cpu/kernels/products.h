@@ -58,8 +58,9 @@ static void NAMED(products)(const void *step, char *const *buffers, index_t imag
                               .a_row = s->a_row + c,
                               .out_row = s->tile_row};
     panel_loop last = whole;
-    int not_finite = 0;
-    const transform_loop to_taps = {s->in_offsets, s->out_offsets, columns / lanes, &not_finite};
+    _Alignas(64) TYPE seen[MAX_LANES] = {0};
+    const transform_loop to_taps = {
+        .in_offsets = s->in_offsets, .out_offsets = s->out_offsets, .vectors = columns / lanes, .seen = seen};
     _Alignas(64) TYPE sums[MAX_POINTS * MAX_POINTS * MAX_TILE];
     _Alignas(64) TYPE taps[TAPS * MAX_TILE + MAX_LANES * MAX_TILE_COLUMNS]; /* room for what is turned past the last */
     (void)images;
@@ -75,5 +76,5 @@ static void NAMED(products)(const void *step, char *const *buffers, index_t imag
         ((transform_function *)s->transform->function)(&to_taps, sums + r * columns, taps + r * TAPS * columns);
     }
     NAMED(store_taps)(s, taps, rows * TAPS, wide, (TYPE *)buffers[OUT] + (k * z->rows + c) * TAPS);
-    if (not_finite) __atomic_store_n((int *)buffers[NAN_SEEN], 1, __ATOMIC_RELAXED);
+    NAMED(report_not_finite)(seen, buffers);
 }

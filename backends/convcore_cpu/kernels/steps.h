@@ -174,30 +174,39 @@ typedef struct {
     reduce_sizes sizes;
 } reduce_step;
 
-/* tiles.h */
+/* tiles.h; a tile has line_m * column_m results, line_n * column_n points and as many pixels */
 typedef struct {
-    index_t src_image, src_channel, src_line, src_column;
-    index_t dst_offset, dst_block;
-    index_t height, width, top, left; /* of the source; its padding */
-    index_t tile_lines, tile_columns, lanes, first_block;
+    index_t src_image, src_plane; /* src_plane: elements of a channel, if its lines are dense */
+    index_t dst_offset, dst_block, dst_point;
+    index_t tile_lines, tile_columns, lanes, first_block, blocks, blocks_at_once;
     index_t channels, channel_tasks, channels_per_task;
+    index_t line_m, line_n, line_pieces, line_phases, column_m, column_n, column_pieces;
+    index_t more_lines, more_columns;             /* of a band than its tiles have results */
+    index_t band_offset, half_offset, half_plane; /* of the scratch memory; after the band; of one line of each tile */
 } tiles_sizes;
 typedef struct {
     tiles_sizes sizes;
-    const micro_kernel *kernel;
-    const index_t *in_offsets, *out_offsets;
-    const void *fill;
+    band band;
+    const micro_kernel *pixels, *points, *fill_band;
+    const index_t *piece_lines; /* of every line piece and line of a tile: its half plane, and tile lines further on */
+    const index_t *column_pieces; /* where in a band of the first line phase the piece begins */
+    const index_t *out_offsets;
 } tiles_step;
 
 /* weights.h */
 typedef struct {
-    index_t src_row, src_term, dst_offset, dst_block, dst_rows;
+    index_t src_row, src_term, dst_offset, dst_block, dst_rows, dst_point;
     index_t first_row, rows, terms, term_tasks, terms_per_task;
+    index_t taps, kernel_lines, line_r, column_r, column_n, line_pieces, column_pieces, lines_at_once, tap_line, size;
 } weights_sizes;
 typedef struct {
     weights_sizes sizes;
-    const micro_kernel *kernel, *turn;
-    const index_t *in_offsets, *out_offsets;
+    const micro_kernel *kernel, *along_columns, *turn;
+    const micro_kernel *whole; /* NULL, or all points at once, of line_r * column_r taps for each piece */
+    const index_t *whole_taps, *whole_offsets;
+    const index_t *column_taps; /* of every line of a kernel and every piece of a line */
+    const index_t *line_taps;   /* of every piece, in half-transformed lines */
+    const index_t *half_offsets, *out_offsets;
 } weights_step;
 
 /* multiply.h */
@@ -208,11 +217,11 @@ typedef struct {
     index_t out_image, out_line, out_column;
     index_t height, width; /* of the result */
     index_t tile_lines, tile_columns, first_block;
-    index_t first_row, last_row, points, bias_point, length, row_tasks, rows_per_task;
+    index_t first_row, last_row, points, bias_point, column_n, length, row_tasks, rows_per_task;
 } multiply_sizes;
 typedef struct {
     multiply_sizes sizes;
-    const micro_kernel *kernel, *transform;
+    const micro_kernel *kernel, *transform, *output; /* transform: along columns; output: along lines */
     const index_t *a_row, *out_row, *tile_row;
     const index_t *in_offsets, *out_offsets;
 } multiply_step;
@@ -225,19 +234,19 @@ typedef struct {
 
 /* fused.h */
 typedef struct {
-    index_t v_offset, v_point, v_step; /* of the points of tiles: from channel to channel as well */
+    index_t v_offset, v_point, v_step; /* of the points of tiles: from term to term as well */
     index_t bias_buffer;               /* or -1 */
     index_t out_image, out_channel, out_line, out_column;
     index_t height, width, tile_lines, tile_columns, tiles; /* of the result; in all images */
-    index_t rows, points, terms, terms_at_once, sums_offset, u_point;
+    index_t rows, points, column_n, terms, pieces, terms_at_once, sums_offset, u_point;
     index_t prepacked; /* SECOND is U of all rows and terms */
 } fused_sizes;
 typedef struct {
     fused_sizes sizes;
     weights_step weights;
-    const micro_kernel *kernel, *transform;
-    const index_t *a_row, *tile_row; /* for every tile */
-    const index_t *in_offsets, *out_offsets;
+    const micro_kernel *kernel, *transform, *along_lines; /* transform: along columns */
+    const index_t *a_row, *tile_row;                      /* for every tile */
+    const index_t *in_offsets, *half_offsets, *line_offsets;
 } fused_step;
 
 /* grads.h */

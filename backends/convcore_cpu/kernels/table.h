@@ -12,17 +12,28 @@
 
 /* clang-format off */
 
-/* Rows are here the results of a tile along an axis, and a column is a lane of the one vector transformed at a time. */
+/* Rows are here the results of a tile along an axis, of points their number, and a column is a lane of the one vector
+ * transformed at a time.
+ */
+#define WINOGRAD_FORM(ROW, dtype, m, r, lanes) \
+    ROW(dtype, winograd_pixels##r, m, lanes) \
+    ROW(dtype, winograd_weight##r, m, lanes) \
+    ROW(dtype, winograd_result##r, m, lanes) \
+    ROW(dtype, winograd_output##r, m, lanes)
 #define WINOGRAD(ROW, dtype, lanes) \
     ROW(dtype, turn, 1, lanes) \
-    ROW(dtype, winograd_input, 2, lanes) \
-    ROW(dtype, winograd_input, 4, lanes) \
-    ROW(dtype, winograd_weight, 2, lanes) \
-    ROW(dtype, winograd_weight, 4, lanes) \
-    ROW(dtype, winograd_output, 2, lanes) \
-    ROW(dtype, winograd_output, 4, lanes) \
-    ROW(dtype, winograd_result, 2, lanes) \
-    ROW(dtype, winograd_result, 4, lanes) \
+    ROW(dtype, winograd_points, 1, lanes) \
+    ROW(dtype, winograd_points, 4, lanes) \
+    ROW(dtype, winograd_points, 6, lanes) \
+    WINOGRAD_FORM(ROW, dtype, 1, 1, lanes) \
+    WINOGRAD_FORM(ROW, dtype, 2, 3, lanes) \
+    WINOGRAD_FORM(ROW, dtype, 3, 2, lanes) \
+    WINOGRAD_FORM(ROW, dtype, 4, 3, lanes) \
+    WINOGRAD_FORM(ROW, dtype, 3, 4, lanes) \
+    WINOGRAD_FORM(ROW, dtype, 5, 2, lanes) \
+    WINOGRAD_FORM(ROW, dtype, 2, 5, lanes) \
+    ROW(dtype, winograd_kernel, 2, lanes) \
+    ROW(dtype, winograd_kernel, 4, lanes) \
     ROW(dtype, winograd_grad, 2, lanes) \
     ROW(dtype, winograd_grad, 4, lanes) \
     ROW(dtype, winograd_taps, 2, lanes) \

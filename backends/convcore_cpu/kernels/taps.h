@@ -15,8 +15,9 @@ static void NAMED(taps)(const void *step, char *const *buffers, index_t images, 
     const index_t kernels = z->k - k < lanes ? z->k - k : lanes;
     const TYPE *src = (const TYPE *)buffers[WORKSPACE] + z->src_offset + k;
     TYPE *out = (TYPE *)buffers[OUT];
-    int not_finite = 0;
-    const transform_loop loop = {s->in_offsets, s->out_offsets, 1, &not_finite};
+    _Alignas(64) TYPE seen[MAX_LANES] = {0};
+    const transform_loop loop = {
+        .in_offsets = s->in_offsets, .out_offsets = s->out_offsets, .vectors = 1, .seen = seen};
     _Alignas(64) TYPE taps[TAPS * MAX_LANES];
     (void)images;
     for (index_t c = first; c < last; c++) {
@@ -26,5 +27,5 @@ static void NAMED(taps)(const void *step, char *const *buffers, index_t images, 
     UNROLL for (int tap = 0; tap < TAPS; tap++) to[tap] = taps[tap * lanes + lane];
         }
     }
-    if (not_finite) __atomic_store_n((int *)buffers[NAN_SEEN], 1, __ATOMIC_RELAXED);
+    NAMED(report_not_finite)(seen, buffers);
 }

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "element.h"
-#include "runs.h"
 #include "steps.h"
 
 #define SOURCED_(name, source, type) name##_##source##_##type
