@@ -9,9 +9,9 @@ from itertools import product
 
 import numpy as np
 
-from convcore_cpu.engine import MicroKernel
+from convcore_cpu.engine import MAX_TILES_PER_TASK, MicroKernel
 from convcore_cpu.geometry import PlaneAxis, Tap, gather_axis, sources
-from convcore_cpu.layout import TASKS, Layout, Planes
+from convcore_cpu.layout import FAST_BAND_BYTES, TASKS, Layout, Planes
 from convcore_cpu.program import FIRST, OUT, SECOND, WORKSPACE, Draft, Step
 from convcore_cpu.tiles import outer_kernel, padded
 
@@ -237,26 +237,26 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
         """Return one for each gather, or none at all."""
 
         @cache
-        def of_pixels(pixels: int) -> tuple[float, MicroKernel | None]:
-            rows = len(direction.rows)
+        def of_pixels(pixels: int, taps: int) -> tuple[float, MicroKernel | None]:
+            channels = group_channels(layout, direction)
             return outer_kernel(
                 layout.micro_kernels,
-                rows,
+                len(direction.rows),
                 pixels,
                 fits=fits,
                 a_stride=direction.weight_row,
-                a_terms=(group_channels(layout, direction), direction.weight_term),
+                a_terms=(channels, direction.weight_term),
+                terms=channels * taps,
             )
 
         found, cycles = [], 0.0
         for gather in direction.gathers:
-            per_term, kernel = of_pixels(gather.pixels(planes))
+            taps = len(gather.line_taps) * len(gather.column_taps)
+            per_term, kernel = of_pixels(gather.pixels(planes), taps)
             if kernel is None:
                 return [], cycles
             found.append(kernel)
-            cycles += per_term * terms * len(gather.line_taps) * len(gather.column_taps)
-            tiles = -(-len(direction.rows) // kernel.rows) * -(-gather.pixels(planes) // kernel.columns)
-            cycles += layout.images * layout.groups * tiles * CALL_CYCLES
+            cycles += per_term * max(terms * taps, layout.images * layout.groups)
             cycles += stored_apart(layout, direction, gather) + _far(layout, direction, gather, kernel)
         return found, cycles
 
@@ -269,6 +269,14 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
     planes = layout.packed(direction.channels, direction.lines, direction.columns)
     layout.set_batch(planes.workspace + result)
     return planes, *kernels(planes, fits=False)
+
+
+def _tiles_per_task(layout: Layout, direction: Direction, gather: Gather, kernel: MicroKernel, tiles: int) -> int:
+    """Return how many tiles a task has: as many as leave tasks enough and read what stays in the first-level cache."""
+    lines = len(gather.line_taps) * len({tap.phase for tap in gather.column_taps})
+    tile_bytes = group_channels(layout, direction) * lines * kernel.columns * layout.itemsize
+    fair = layout.batch * layout.groups * tiles * len(direction.gathers) // TASKS
+    return max(1, min(MAX_TILES_PER_TASK, FAST_BAND_BYTES // max(tile_bytes, 1), fair))
 
 
 def correlate_steps(
@@ -285,8 +293,10 @@ def correlate_steps(
     offsets = np.stack([a_terms, terms * planes.channel + plane_taps], axis=-1)
     blocks = -(-rows // kernel.rows)
     tiles = -(-gather.pixels(planes) // kernel.columns)
+    tiles_per_task = _tiles_per_task(layout, direction, gather, kernel, tiles)
+    tile_tasks = -(-tiles // tiles_per_task)
     # The rows are shared out only where there are too few tiles of pixels.
-    shares = -(-TASKS // (layout.batch * layout.groups * tiles * len(direction.gathers)))
+    shares = -(-TASKS // (layout.batch * layout.groups * tile_tasks * len(direction.gathers)))
     blocks_per_task = -(-blocks // min(blocks, shares))
     row_tasks = -(-blocks // blocks_per_task)
     sizes = gather_sizes(layout, direction, planes, gather, places) | {
@@ -296,11 +306,13 @@ def correlate_steps(
         "row_tasks": row_tasks,
         "blocks_per_task": blocks_per_task,
         "tiles": tiles,
+        "tile_tasks": tile_tasks,
+        "tiles_per_task": tiles_per_task,
     }
     inside = _inside(gather, direction.lines, direction.columns) if direction.watch_nan else np.empty((0, 4), np.int64)
     tables = {"offsets": offsets, "inside": np.tile(inside, (len(terms), 1)), **direction.tables(kernel)}
     return (
-        Step(f"correlate_{layout.type}", layout.groups * tiles * row_tasks, sizes, True, kernel.name, tables),
+        Step(f"correlate_{layout.type}", layout.groups * tile_tasks * row_tasks, sizes, True, kernel.name, tables),
         Step(f"exact_{layout.type}", layout.groups * rows * gather.lines, sizes, True, kernel.name, tables),
     )
 

@@ -12,7 +12,6 @@ from functools import cache
 import numpy as np
 
 from convcore_cpu.correlate import (
-    CALL_CYCLES,
     Direction,
     Gather,
     correlate_steps,
@@ -82,8 +81,12 @@ def _program(layout: Layout, direction: Direction) -> Draft:
     places, folding = place_result(layout, direction)
     places |= {"a_buffer": buffer, "a_offset": offset}
     rows = len(direction.rows)
-    kernel_of = cache(lambda pixels: panel_kernel(layout.micro_kernels, rows, layout.batch * pixels))
-    kernels = [kernel_of(gather.lines * gather.width) for gather in direction.gathers]
+    channels = group_channels(layout, direction)
+    kernel_of = cache(lambda pixels, terms: panel_kernel(layout.micro_kernels, rows, layout.batch * pixels, terms))
+    kernels = [
+        kernel_of(gather.lines * gather.width, channels * len(gather.line_taps) * len(gather.column_taps))
+        for gather in direction.gathers
+    ]
     cycles = sum(_cycles(layout, direction, *pair) for pair in zip(direction.gathers, kernels, strict=True))
     yield layout.cost(cycles)
     packing_rows: list[Step] = []
@@ -120,12 +123,12 @@ def _cycles(layout: Layout, direction: Direction, gather: Gather, chosen: tuple[
     terms = group_channels(layout, direction) * len(gather.line_taps) * len(gather.column_taps)
     weights = layout.groups * len(direction.rows) * terms
     far = weights * layout.itemsize > PANEL_BYTES
-    blocks = -(-len(direction.rows) // kernel.rows)
     # Every element of a panel is copied once, and a run takes as long as some vectors more.
     runs = COPY_CYCLES / kernel.lanes + RUN_CYCLES / min(gather.width, kernel.columns)
-    products = layout.images * layout.groups * terms * (per_term / layout.batch + gather.lines * gather.width * runs)
+    copies = terms * gather.lines * gather.width * runs
+    products = layout.images * layout.groups * (max(terms, 1) * per_term / layout.batch + copies)
     tiles = -(-layout.batch * gather.lines * gather.width // kernel.columns)
-    calls = layout.images / layout.batch * layout.groups * tiles * (TILE_CYCLES + blocks * CALL_CYCLES)
+    calls = layout.images / layout.batch * layout.groups * tiles * TILE_CYCLES
     packed = not layout.prepacked and (direction.weight_row == 1 or len(direction.gathers) > 1)
     reading = (READ_CYCLES if layout.prepacked else FAR_CYCLES) * far + PACK_CYCLES * packed
     return products + calls + weights * reading + stored_apart(layout, direction, gather)

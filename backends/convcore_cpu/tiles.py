@@ -23,6 +23,7 @@ def outer_kernel(
     fits: bool = False,
     a_stride: int = 1,
     a_terms: tuple[int, int] = (1, 1),
+    terms: float = math.inf,
 ) -> tuple[float, MicroKernel | None]:
     """Return the cycles one term of the sum takes, and the outer-product micro-kernel that takes the fewest.
 
@@ -38,19 +39,46 @@ def outer_kernel(
         Elements from row to row of A.
     a_terms : tuple of int
         How many channels a row has, and the elements from one to the next.
+    terms : float
+        How many terms there are, which share what a call takes besides.
     """
     candidates = [
-        (-(-rows // row.rows) * -(-columns // row.columns) * _outer_cycles(row, a_stride, *a_terms), row)
+        (
+            -(-rows // row.rows)
+            * -(-columns // row.columns)
+            * (_outer_cycles(row, a_stride, *a_terms) + call_cycles(row) / max(terms, 1)),
+            row,
+        )
         for row in micro_kernels
         if row.algorithm == "outer" and (row.columns <= columns or not fits)
     ]
     return min(candidates, key=lambda candidate: candidate[0], default=(math.inf, None))
 
 
-def panel_kernel(micro_kernels: Iterable[MicroKernel], rows: int, pixels: int) -> tuple[MicroKernel, float]:
-    """Return the panel micro-kernel that takes the fewest cycles for one term of so many rows and pixels, and those."""
+def call_cycles(row: MicroKernel) -> float:
+    """Return the cycles a call takes besides its terms.
+
+    Where vectors are multiplied one a cycle, a tile of few vectors leaves registers for the next call to begin in while
+    it ends, and few rows of results are lines of memory that are soon written.
+    """
+    if row.multiply <= 0.5:
+        return 60.0
+    sums = row.rows * row.columns // row.lanes
+    return 30.0 + 2.0 * sums + 10.0 * max(sums - 16, 0) + 8.0 * max(row.rows - 4, 0)
+
+
+def panel_kernel(
+    micro_kernels: Iterable[MicroKernel], rows: int, pixels: int, terms: float = math.inf
+) -> tuple[MicroKernel, float]:
+    """Return the panel micro-kernel that takes the fewest cycles for one term of so many rows and pixels, and those.
+
+    ``terms`` are so many that share what a call takes besides.
+    """
     candidates = [
-        (row, -(-rows // row.rows) * -(-pixels // row.columns) * _panel_cycles(row))
+        (
+            row,
+            -(-rows // row.rows) * -(-pixels // row.columns) * (_panel_cycles(row) + call_cycles(row) / max(terms, 1)),
+        )
         for row in micro_kernels
         if row.algorithm == "panel"
     ]
@@ -65,25 +93,26 @@ def _panel_cycles(row: MicroKernel) -> float:
     vectors = row.columns // row.lanes
     arithmetic = row.rows * vectors * row.multiply
     loads = 0.5 * (row.rows + vectors)
-    return max(arithmetic, loads, 4.0) + 0.7 + 0.2 * max(row.rows - 8, 0)
+    hidden = row.rows * vectors * (row.multiply - 0.5)
+    return max(arithmetic, loads, 4.0) + max(0.7 + 0.2 * max(row.rows - 8, 0) - hidden, 0.0)
 
 
 def _outer_cycles(row: MicroKernel, a_stride: int, channels: int, channel: int) -> float:
     """Return the cycles one term of the sum takes a tile: by arithmetic, loads or latency, and one for the loop.
 
     A vector of 64 bytes that starts anywhere lies in two cache lines and costs two loads, and so loses some of what its
-    multiplication saves beside two narrower ones.
+    multiplication saves beside two narrower ones.  Each of those loads takes two turns where its multiplication does.
     """
     vectors = row.columns // row.lanes
     wide = row.isa == "avx512"
     arithmetic = row.rows * vectors * (max(row.multiply, 0.75) if wide else row.multiply)
-    loads = 0.5 * row.rows + vectors * (1.0 if wide else 0.5)
+    loads = 0.5 * row.rows + vectors * (2.0 * row.multiply if wide else 0.5)
     size = 4 if row.dtype == "f32" else 8
     misses = row.rows * _miss_cycles(row.rows, a_stride * size) + _far_cycles(
         row.rows, a_stride * size, channels, channel * size
     )
     hidden = row.rows * vectors * (row.multiply - 0.5)
-    return max(arithmetic, loads, 4.0) + 1.0 + max(misses - hidden, 0.0)
+    return max(arithmetic, loads, 4.0) + max(1.0 + misses - hidden, 0.0)
 
 
 @lru_cache(maxsize=1024)

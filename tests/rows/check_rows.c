@@ -44,6 +44,28 @@ static int draw(void) { return rand() % 17 - 8; }
             ((outer_function *)row->function)(&loop, a, b, started ? NULL : init, out);                                \
             if (memcmp(out, expected, sizeof out)) return 0;                                                           \
         }                                                                                                              \
+        const index_t lanes = row->vector_bytes / (index_t)sizeof(TYPE), vectors = row->columns / lanes;               \
+        lane_runs runs[MAX_TILE_VECTORS];                                                                              \
+        for (index_t v = 0; v < vectors; v++) {                                                                        \
+            const index_t at = 2 * v * lanes;                                                                          \
+            runs[v] = v % 3 == 0   ? (lane_runs){.at = at, .kept = lanes}                                              \
+                      : v % 3 == 1 ? (lane_runs){at, 1, at + lanes - 2, 2, lanes}                                      \
+                                   : (lane_runs){.next = at, .from = 1, .to = lanes};                                  \
+        }                                                                                                              \
+        const outer_loop in_runs = {offsets, LENGTH, 1, 0, 0, a_row, out_row, runs};                                   \
+        for (int m = 0; m < row->rows; m++) out_row[m] = 3 + m * 2 * row->columns;                                     \
+        for (int m = 0; m < row->rows; m++) {                                                                          \
+            for (int j = 0; j < row->columns; j++) {                                                                   \
+                const lane_runs run = runs[j / lanes];                                                                 \
+                const index_t lane = j % lanes;                                                                        \
+                TYPE sum = init[m];                                                                                    \
+                for (int l = 0; l < LENGTH; l++) sum += a[a_row[m] + offsets[2 * l]] * b[offsets[2 * l + 1] + j];      \
+                if (lane < run.kept) expected[out_row[m] + run.at + lane] = sum;                                       \
+                else if (lane >= run.from && lane < run.to) expected[out_row[m] + run.next + lane] = sum;              \
+            }                                                                                                          \
+        }                                                                                                              \
+        ((outer_function *)row->function)(&in_runs, a, b, init, out);                                                  \
+        if (memcmp(out, expected, sizeof out)) return 0;                                                               \
         return 1;                                                                                                      \
     }                                                                                                                  \
                                                                                                                        \

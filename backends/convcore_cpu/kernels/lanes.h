@@ -1,7 +1,7 @@
 /* Lanes of vectors: the first `count` of them, to and from any address; elements past them are neither read nor
- * written, and are zero when loaded.  Every other lane of two vectors, and the lanes of two vectors in turn, from lane
- * `first` on.  Every second of 2*lanes - 1 neighbours, of which two vectors hold the first and the last.  A vector with
- * lanes i and i^distance swapped.
+ * written, and are zero when loaded.  Lanes lo .. hi-1 of a vector to where lane 0 would lie.  Every other lane of two
+ * vectors, and the lanes of two vectors in turn, from lane `first` on.  Every second of 2*lanes - 1 neighbours, of
+ * which two vectors hold the first and the last.  A vector with lanes i and i^distance swapped.
  */
 #if defined(__clang__)
 #define SHUFFLE_LANES(to, a, b, lanes, index)                                                                          \
@@ -92,6 +92,15 @@ static inline void f64_store_lanes(f64 *to, f64_vector value, index_t count) {
 static inline void i64_store_lanes(i64 *to, i64_vector value, index_t count) {
     _mm512_mask_storeu_epi64(to, LANES_f64(count), (__m512i)value);
 }
+static inline void f32_store_between(f32 *to, f32_vector value, index_t lo, index_t hi) {
+    _mm512_mask_storeu_ps(to, LANES_f32(hi) & ~LANES_f32(lo), (__m512)value);
+}
+static inline void f64_store_between(f64 *to, f64_vector value, index_t lo, index_t hi) {
+    _mm512_mask_storeu_pd(to, LANES_f64(hi) & ~LANES_f64(lo), (__m512d)value);
+}
+static inline void i64_store_between(i64 *to, i64_vector value, index_t lo, index_t hi) {
+    _mm512_mask_storeu_epi64(to, LANES_f64(hi) & ~LANES_f64(lo), (__m512i)value);
+}
 #elif defined(HAS_MASKED_LOADS)
 static const int32_t lane_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
 #define LANES_32(count) _mm256_loadu_si256((const __m256i *)(lane_masks + ((count) < 8 ? 8 - (count) : 0)))
@@ -114,6 +123,15 @@ static inline void f64_store_lanes(f64 *to, f64_vector value, index_t count) {
 static inline void i64_store_lanes(i64 *to, i64_vector value, index_t count) {
     _mm256_maskstore_epi64((long long *)to, LANES_64(count), (__m256i)value);
 }
+static inline void f32_store_between(f32 *to, f32_vector value, index_t lo, index_t hi) {
+    _mm256_maskstore_ps(to, _mm256_andnot_si256(LANES_32(lo), LANES_32(hi)), (__m256)value);
+}
+static inline void f64_store_between(f64 *to, f64_vector value, index_t lo, index_t hi) {
+    _mm256_maskstore_pd(to, _mm256_andnot_si256(LANES_64(lo), LANES_64(hi)), (__m256d)value);
+}
+static inline void i64_store_between(i64 *to, i64_vector value, index_t lo, index_t hi) {
+    _mm256_maskstore_epi64((long long *)to, _mm256_andnot_si256(LANES_64(lo), LANES_64(hi)), (__m256i)value);
+}
 #else
 #define LANES_OF(type)                                                                                                 \
     static inline type##_vector type##_load_lanes(const type *from, index_t count) {                                   \
@@ -128,6 +146,9 @@ static inline void i64_store_lanes(i64 *to, i64_vector value, index_t count) {
         if (count >= LANES) *(type##_vector *)to = value;                                                              \
         else                                                                                                           \
             for (index_t j = 0; j < count; j++) to[j] = value[j];                                                      \
+    }                                                                                                                  \
+    static inline void type##_store_between(type *to, type##_vector value, index_t lo, index_t hi) {                   \
+        for (index_t j = lo; j < hi; j++) to[j] = value[j];                                                            \
     }
 LANES_OF(f32)
 LANES_OF(f64)

@@ -20,12 +20,18 @@ enum { MAX_POINTS = 6, MAX_RESULTS = 5, MAX_TAPS = 128 };
 /* No vector has more lanes. */
 enum { MAX_LANES = 16 };
 
+/* Where the lanes of a vector of results go: lanes 0 .. kept-1 to at + lane, lanes from .. to-1 to next + lane. */
+typedef struct {
+    index_t at, kept, next, from, to;
+} lane_runs;
+
 /* The loop of an outer-product micro-kernel; outer.h has its formula. */
 typedef struct {
     const index_t *offsets; /* length pairs (into A, into B), in elements */
     index_t length;
     index_t repeats, a_step, b_step; /* the pairs are gone through `repeats` times, moving A and B on each time */
     const index_t *a_row, *out_row;  /* for every row of the tile, in elements */
+    const lane_runs *runs;           /* NULL, or where each vector of a row goes */
 } outer_loop;
 
 /* The loop of a panel micro-kernel; panel.h has its formula. */

@@ -13,6 +13,9 @@
  *     forward       out channel   pixel     c, r, s       weight, in place     planes of x
  *     grad_input    in channel    pixel     k, r, s       weight, in place     planes of grad_out
  *
+ * Where results do not lie side by side, `runs` says where each vector of them goes, in up to two pieces: what lies
+ * between those, or past them, is dropped.
+ *
  * Blocking: rows*(columns/lanes) accumulators, columns/lanes vectors of B and one broadcast live in registers; the
  * table row states rows and columns.  The order of additions for an element depends on nothing but the tables.
  *
@@ -26,6 +29,7 @@
 static inline __attribute__((always_inline)) void NAMED(outer)(const int rows, const int vectors,
                                                                const outer_loop *loop, const TYPE *a, const TYPE *b,
                                                                const TYPE *init, TYPE *out) {
+    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
     NAMED(vector) sum[MAX_TILE_ROWS][MAX_TILE_VECTORS];
     const TYPE *a_at[MAX_TILE_ROWS];
     UNROLL for (int m = 0; m < rows; m++) {
@@ -47,6 +51,20 @@ static inline __attribute__((always_inline)) void NAMED(outer)(const int rows, c
         }
         b += loop->b_step;
         UNROLL for (int m = 0; m < rows; m++) a_at[m] += loop->a_step;
+    }
+    if (loop->runs) {
+        UNROLL for (int v = 0; v < vectors; v++) {
+            const lane_runs run = loop->runs[v];
+            if (run.kept == LANES) {
+                UNROLL for (int m = 0; m < rows; m++) *(NAMED(vector) *)(out + loop->out_row[m] + run.at) = sum[m][v];
+                continue;
+            }
+            UNROLL for (int m = 0; m < rows; m++) {
+                NAMED(store_between)(out + loop->out_row[m] + run.at, sum[m][v], 0, run.kept);
+                NAMED(store_between)(out + loop->out_row[m] + run.next, sum[m][v], run.from, run.to);
+            }
+        }
+        return;
     }
     UNROLL for (int m = 0; m < rows; m++) {
         UNROLL for (int v = 0; v < vectors; v++) ((NAMED(vector) *)(out + loop->out_row[m]))[v] = sum[m][v];

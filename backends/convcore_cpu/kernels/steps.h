@@ -33,14 +33,16 @@ typedef struct {
     const void *fill;
 } pack_step;
 
-/* correlate.h */
+/* correlate.h; panels.h too has so many tiles at most */
+enum { MAX_TILES_PER_TASK = 8 };
+enum tile_way { SIDE_BY_SIDE, IN_RUNS, BUFFERED }; /* how a tile of results is stored */
 typedef struct {
     index_t a_buffer, a_offset, a_group;
     index_t b_buffer, b_offset, b_image, b_group;
     index_t bias_buffer; /* or -1 */
     index_t out_buffer, out_offset, out_image, out_group, out_line, out_column;
     index_t groups, rows, lines, width, pitch, length;
-    index_t row_tasks, blocks_per_task, tiles;
+    index_t row_tasks, blocks_per_task, tiles, tile_tasks, tiles_per_task;
     index_t watch_nan;
 } correlate_sizes;
 typedef struct {
@@ -83,7 +85,6 @@ typedef struct {
     const micro_kernel *kernel, *collect;
     const index_t *offsets, *a_row, *out_row, *tile_row;
 } panels_step;
-enum { MAX_TILES_PER_TASK = 8 };
 
 /* channels.h */
 typedef struct {

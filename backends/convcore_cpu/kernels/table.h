@@ -66,6 +66,8 @@
     ROW(f32, outer, 14, 32) \
     ROW(f32, outer, 8, 48) \
     ROW(f32, outer, 6, 64) \
+    ROW(f32, outer, 8, 32) \
+    ROW(f32, outer, 4, 64) \
     ROW(f32, outer, 4, 96) \
     ROW(f32, outer, 2, 128) \
     ROW(f32, outer, 1, 128) \
