@@ -42,11 +42,12 @@ def outer_kernel(
     terms : float
         How many terms there are, which share what a call takes besides.
     """
+    share = 1 / max(terms, 1)
     candidates = [
         (
             -(-rows // row.rows)
             * -(-columns // row.columns)
-            * (_outer_cycles(row, a_stride, *a_terms) + call_cycles(row) / max(terms, 1)),
+            * (_outer_cycles(row, a_stride, *a_terms) + share * call_cycles(row)),
             row,
         )
         for row in micro_kernels
@@ -64,7 +65,8 @@ def call_cycles(row: MicroKernel) -> float:
     if row.multiply <= 0.5:
         return 60.0
     sums = row.rows * row.columns // row.lanes
-    return 30.0 + 2.0 * sums + 10.0 * max(sums - 16, 0) + 8.0 * max(row.rows - 4, 0)
+    crowded = 10.0 * (sums - 16) if sums > 16 else 0.0
+    return 30.0 + 2.0 * sums + crowded + (8.0 * (row.rows - 4) if row.rows > 4 else 0.0)
 
 
 def panel_kernel(
@@ -74,10 +76,11 @@ def panel_kernel(
 
     ``terms`` are so many that share what a call takes besides.
     """
+    share = 1 / max(terms, 1)
     candidates = [
         (
             row,
-            -(-rows // row.rows) * -(-pixels // row.columns) * (_panel_cycles(row) + call_cycles(row) / max(terms, 1)),
+            -(-rows // row.rows) * -(-pixels // row.columns) * (_panel_cycles(row) + share * call_cycles(row)),
         )
         for row in micro_kernels
         if row.algorithm == "panel"
