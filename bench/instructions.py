@@ -118,6 +118,8 @@ def _plans() -> Iterator[tuple[str, Any, Any]]:
 
     dtypes = {"f32": "float32", "f64": "float64"}
     one_channel = {"images": 1, "channels": (1, 1), "size": (160, 192), "kernel": (5, 5), "padding": ((2, 2), (2, 2))}
+    # Of one channel each, by a kernel as large as that of the row.
+    groups = {"images": 1, "channels": (8, 8), "groups": 8, "size": (48, 56)}
     layer = {"images": 1, "channels": (16, 24), "size": (16, 20), "kernel": (3, 3), "padding": ((1, 1), (1, 1))}
     # With few channels on the other side it is copying that takes a good part of the instructions.
     few = layer | {"channels": (32, 4), "size": (48, 64), "kernel": (1, 1)}
@@ -129,6 +131,8 @@ def _plans() -> Iterator[tuple[str, Any, Any]]:
         "turn": ("grad_weight", "direct", few | {"channels": (1, 32), "kernel": (3, 3)}),
         "dot": ("grad_weight", "dot", one_channel),
         "sliding": ("forward", "sliding", one_channel),
+        "strip": ("forward", "strips", groups),
+        "weigh": ("grad_weight", "strips", groups),
     }
     rows = MICRO_KERNELS[ISA]
     # One of each kind, so that the model has nothing to choose.
@@ -137,6 +141,8 @@ def _plans() -> Iterator[tuple[str, Any, Any]]:
         if row.algorithm not in runs or row.dtype not in dtypes:
             continue
         op, algorithm, geometry = runs[row.algorithm]
+        if geometry is groups:
+            geometry = groups | {"kernel": (row.rows, row.rows), "padding": ((row.rows // 2,) * 2,) * 2}
         problem = make_problem(op, **geometry, dtypes=(dtypes[row.dtype],) * 2, algorithm=algorithm)
         others = [other for other in firsts if other.algorithm not in (row.algorithm, "outer", "dot")]
         yield row.name, CPUPlan(problem, make_program(problem, [row, *others], 1)), random_operands(problem)

@@ -50,6 +50,9 @@ SLID = {name: GEOMETRIES[name] for name in ("plain", "stride-2", "depthwise-mult
     "pieces": {"images": 1, "channels": (1, 1), "size": (9, 530), "padding": ((1, 1), (1, 1))},
 }
 
+#: Images narrower, as wide and wider than strips, and as high as several pieces.
+STRIPPED = ((1, 1), (7, 7), (8, 9), (5, 33), (40, 16), (15, 17), (100, 6))
+
 #: Where the rows of an algorithm run: operations, and the names of the algorithms.
 ALONE = {
     "outer": (("forward", "direct"), ("grad_input", "direct")),
@@ -149,6 +152,25 @@ class TestMicroKernels:
             operands = random_operands(problem)
             assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
 
+    @pytest.mark.parametrize("row", [available(row) for row in ROWS if row.algorithm in ("strip", "weigh")])
+    def test_strips_compute_alone(self, row):
+        outer = [other for other in all_rows() if other.algorithm == "outer"]
+        last = row.rows - 1
+        for op, stride, size, padding in product(
+            ("grad_weight",) if row.algorithm == "weigh" else ("forward", "grad_input"), (1, 2), STRIPPED,
+            (((0, 0), (0, 0)), ((1, 1), (1, 1)), ((last, row.rows), (row.rows, last)), ((0, 1), (3, 2))),
+        ):  # fmt: skip
+            if any(pixels + sum(around) < row.rows for pixels, around in zip(size, padding, strict=True)):
+                continue
+            problem = make_problem(
+                op, images=2, channels=(8, 8 if op == "grad_input" else 16), groups=8, size=size, padding=padding,
+                kernel=(row.rows,) * 2, stride=(stride,) * 2, dtypes=(DTYPES[row.dtype],) * 2, algorithm="strips",
+            )  # fmt: skip
+            program = make_program(problem, [row, *outer])
+            assert program.kernel == row.name
+            operands = random_operands(problem)
+            assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
+
     @pytest.mark.parametrize("isa", [pytest.param(isa, marks=missing(isa)) for isa in MICRO_KERNELS])
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
     @pytest.mark.parametrize("m", [2, 4])
@@ -192,8 +214,10 @@ class TestMicroKernels:
         kinds = ["turn", "band", *(f"winograd_{kind}" for kind in ("points", "kernel", "grad", "taps"))]
         kinds += [f"winograd_{kind}{taps}" for kind in ("pixels", "weight", "result", "output") for taps in forms]
         wanted |= {(dtype, kind) for dtype in ("f32", "f64") for kind in kinds}
-        for rows in MICRO_KERNELS.values():
-            assert {(row.dtype, row.algorithm) for row in rows} == wanted
+        for isa, rows in MICRO_KERNELS.items():
+            # Strips want loads of some lanes only.
+            strips = set() if isa == "baseline" else set(product(("f32", "f64"), ("strip", "weigh")))
+            assert {(row.dtype, row.algorithm) for row in rows} == wanted | strips
 
 
 class TestPrograms:
@@ -504,7 +528,7 @@ class TestSliding:
     def test_it_runs_where_groups_have_one_channel(self, op):
         for channels, algorithm in ((32, "sliding"), (1, "winograd4")):
             problem = make_problem(
-                op, images=1, channels=(32, 32), groups=channels, size=(56, 56), kernel=(5, 5), padding=((2, 2), (2, 2))
+                op, images=1, channels=(32, 32), groups=channels, size=(56, 56), kernel=(9, 9), padding=((4, 4), (4, 4))
             )
             assert CPUBackend().plan(problem).algorithm == algorithm
 
@@ -524,6 +548,69 @@ class TestSliding:
     )
     def test_named_it_runs_or_is_refused(self, change, reason):
         assert CPUBackend().supports(make_problem("forward", **change, algorithm="sliding")) == reason
+
+
+class TestStrips:
+    @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+    @pytest.mark.parametrize("stride", [1, 2])
+    @pytest.mark.parametrize("kernel", [3, 5])
+    def test_they_run_where_groups_have_one_channel(self, op, stride, kernel):
+        problem = make_problem(
+            op, images=1, channels=(32, 32), groups=32, size=(28, 28), kernel=(kernel, kernel),
+            stride=(stride, stride), padding=((1, 1), (1, 1)),
+        )  # fmt: skip
+        if ISAS[-1] == "avx512":
+            assert CPUBackend().plan(problem).algorithm == "strips"
+
+    @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+    @pytest.mark.parametrize("stride", [1, 2])
+    @pytest.mark.parametrize("position", [0, 1])
+    @pytest.mark.parametrize("value", [np.inf, np.nan])
+    def test_what_is_not_finite_goes_where_the_formula_says(self, op, stride, position, value):
+        problem = make_problem(
+            op, images=2, channels=(8, 8), groups=8, size=(9, 21), stride=(stride, stride), padding=((1, 1), (2, 2))
+        )
+        operands = list(random_operands(problem))
+        operands[position] = operands[position].copy()
+        operands[position][-1, ..., -1] = value
+        expected = registry().backend("numpy").plan(problem)(*operands)
+        strips = replace(problem, algorithm="strips")
+        if CPUBackend().supports(strips) is True:
+            found = CPUBackend().plan(strips)(*operands)
+            for is_so in (np.isnan, np.isposinf, np.isneginf):
+                np.testing.assert_array_equal(is_so(found), is_so(expected))
+
+    @pytest.mark.parametrize(
+        ("op", "change", "reason"),
+        [
+            ("forward", {"layout": "NHWC"}, "its algorithm 'strips' wants NCHW"),
+            ("forward", {"dtypes": ("int64",) * 2}, "its algorithm 'strips' is for float32 and float64"),
+            ("forward", {"groups": 4}, "its algorithm 'strips' knows groups of one channel only"),
+            (
+                "forward",
+                {"stride": (2, 1)},
+                "its algorithm 'strips' knows strides of 1 or 2 both ways, and no dilation",
+            ),
+            ("forward", {"boundary": "reflect"}, "its algorithm 'strips' knows no boundary but zeros"),
+            ("grad_weight", {"fill_value": 2}, "its algorithm 'strips' knows no boundary but zeros"),
+            ("forward", {"kernel": (4, 4)}, "its algorithm 'strips' has no micro-kernel for this kernel"),
+            (
+                "grad_input",
+                {"channels": (8, 16)},
+                "its algorithm 'strips' knows grad_input of one channel of grad_out in a group only",
+            ),
+            (
+                "grad_weight",
+                {"channels": (4, 4), "groups": 4},
+                "its algorithm 'strips' wants 8 groups for grad_weight",
+            ),
+            ("grad_weight", {"images": 0}, "its algorithm 'strips' has no image to sum over"),
+        ],
+    )
+    def test_named_they_run_or_are_refused(self, op, change, reason):
+        arguments = {"channels": (8, 8), "groups": 8, "padding": ((1, 1), (1, 1)), "algorithm": "strips"} | change
+        if "avx2" in ISAS:
+            assert CPUBackend().supports(make_problem(op, **arguments)) == reason
 
 
 class TestWinograd:

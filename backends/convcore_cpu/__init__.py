@@ -8,7 +8,7 @@ How a problem becomes work::
     correlate.py         of forward and grad_input, panels.py the same by panels, channels.py with lanes of channels
     grad_weight.py       of grad_weight
     winograd.py          of 3x3 kernels; winograd_grad_weight.py of their grad_weight
-    sliding.py, dots.py  of all three where groups have few channels
+    sliding.py, dots.py  of all three where groups have few channels; strips.py where they have one
     pool.py              of the maximum over windows and its gradient
     layout.py              where operands lie, what is packed, the workspace
     geometry.py            the offset of every tap; tiles.py the micro-kernel that takes the fewest cycles

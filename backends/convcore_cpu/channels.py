@@ -319,7 +319,8 @@ def _step(
     image, channel, _, _ = layout.strides(direction.channels, direction.lines.extent, direction.columns.extent)
     piece_table = pieces.table()
     panel_tasks = -(-panels // max(1, pieces.panels_per_task))
-    interleaved = _interleaved(direction)
+    # Those of a line are stored as one run of pixels.
+    interleaved = direction.interleaved if len({gather.width for gather in direction.gathers}) == 1 else 1
     sizes = {
         **places,
         "x_image": image,
@@ -364,17 +365,6 @@ def _step(
     return Step(
         f"channels_{layout.type}", tasks, sizes, True, kernel.name, tables, layout.turn, band=band, fill=copy.name
     )
-
-
-def _interleaved(direction: Direction) -> int:
-    """Return of how many gathers, following each other, the pixels stand in turns in lines of the result: 2 or 1."""
-    pairs = list(zip(direction.gathers[::2], direction.gathers[1::2], strict=False))
-    in_turns = all(
-        one.out_column == 2
-        and (other.out_offset, other.lines, other.width) == (one.out_offset + 1, one.lines, one.width)
-        for one, other in pairs
-    )
-    return 2 if in_turns and 2 * len(pairs) == len(direction.gathers) > 0 else 1
 
 
 def _place(line: Tap, column: Tap, band: dict[str, int], phase: int) -> int:

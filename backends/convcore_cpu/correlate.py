@@ -64,6 +64,19 @@ class Direction:
     watch_nan: bool
     folded: bool = False
 
+    @property
+    def interleaved(self) -> int:
+        """Of how many gathers, following each other, the pixels stand in turns in lines of the result: 2 or 1.
+
+        Those of a line meet the same lines of taps; where the result is a column wide, others are as near each other.
+        """
+        pairs = list(zip(self.gathers[::2], self.gathers[1::2], strict=False))
+        in_turns = all(
+            one.out_column == 2 and other.out_offset == one.out_offset + 1 and other.line_taps == one.line_taps
+            for one, other in pairs
+        )
+        return 2 if in_turns and 2 * len(pairs) == len(self.gathers) > 0 else 1
+
     def tables(self, kernel: MicroKernel) -> dict[str, np.ndarray]:
         """Return the tables of the rows of a micro-kernel's tiles, which are those of every gather."""
         if kernel not in self._tables:

@@ -16,7 +16,7 @@ from convcore_cpu.tiles import padded
 
 #: What is read again and again from more than the first-level cache takes so many times as long (bytes), and longer
 #: where the rows of a tile are lines of as many channels.
-FIRST_CACHE_BYTES, FAR, FAR_APART = 64 << 10, 2.7, 4.3
+FIRST_CACHE_BYTES, FAR, FAR_APART = 40 << 10, 2.7, 4.3
 #: Columns of a chunk that are tried where a whole line is longer.
 CHUNK_COLUMNS = (512, 128)
 #: What a chunk costs besides: its band's start, and the call (cycles).
@@ -183,7 +183,7 @@ def _chunk(layout: Layout, bands: Bands | None) -> Chunk:
         down, across = -(-layout.out_height // lines), -(-layout.out_width // columns)
         lines = -(-layout.out_height // down)
         more = 0 if bands is None else bands.more_lines
-        chunk = CHUNK_CYCLES + fill * (lines + more) + _tile_cycles(layout, kernel, channels, lines, columns)
+        chunk = CHUNK_CYCLES + fill * (lines + more) + _tile_cycles(layout, kernel, channels, lines, columns, pitch)
         shares = -(-layout.c_per_group // channels)
         cycles = layout.images * layout.groups * shares * down * across * chunk
         if best is None or cycles < best.cycles:
@@ -201,16 +201,19 @@ def _channels(layout: Layout) -> list[int]:
     return [most >> halvings for halvings in range(most.bit_length())]
 
 
-def _tile_cycles(layout: Layout, kernel: MicroKernel, channels: int, lines: int, columns: int) -> float:
-    """Return the cycles of all tiles of channels over a chunk: by arithmetic or loads, and adding up the lanes."""
+def _tile_cycles(layout: Layout, kernel: MicroKernel, channels: int, lines: int, columns: int, pitch: int) -> float:
+    """Return the cycles of all tiles of channels over a chunk: by arithmetic or loads, and adding up the lanes.
+
+    ``pitch`` is that of the band, or 0 without one.
+    """
     vectors = kernel.columns // kernel.lanes
     tiles = -(-channels * layout.taps // kernel.rows) * -(-layout.k_per_group // vectors)
     across = -(-columns // kernel.lanes)
     loads = (0.95 if kernel.isa == "avx512" else 0.6) * kernel.rows + 0.5 * vectors
     # All rows go past some channels of grad_out before the next ones come.
-    if (channels + vectors) * lines * columns * layout.itemsize > FIRST_CACHE_BYTES:
+    if (channels * max(pitch, columns) + vectors * columns) * lines * layout.itemsize > FIRST_CACHE_BYTES:
         loads *= FAR if layout.taps > 1 else FAR_APART
     step = max(kernel.multiply * kernel.rows * vectors, loads, 2.0)
     # Without masks the last vector of a line is loaded lane by lane.
     last = 8.0 * (kernel.rows + vectors) if kernel.isa == "baseline" and columns % kernel.lanes else 2.0
-    return tiles * (20 + lines * (last + across * step) + 6.0 * kernel.rows * vectors)
+    return tiles * (20 + lines * (last + across * step) + 5.0 * kernel.rows * vectors)

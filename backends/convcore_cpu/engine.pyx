@@ -126,6 +126,7 @@ cdef union StepData:
     kernels.panels_step panels
     kernels.channels_step channels
     kernels.sliding_step sliding
+    kernels.strips_step strips
     kernels.accumulate_step accumulate
     kernels.lines_step lines
     kernels.reduce_step reduce
@@ -219,6 +220,9 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.sliding.pieces = <const index_t *> _table(step, "pieces")
         data.sliding.gathers = <const index_t *> _table(step, "gathers")
         data.sliding.patches = <const index_t *> _table(step, "patches")
+    elif kind in ("strips", "weigh"):
+        data.strips.sizes = step.sizes
+        data.strips.kernel = _kernel(step.kernel)
     elif kind == "accumulate":
         data.accumulate.sizes = step.sizes
         data.accumulate.kernel = _kernel(step.kernel)

@@ -94,11 +94,13 @@ class Lanes:
 def _roles(layout: Layout) -> Roles:
     """Return the operands' roles: the smaller one is packed if its pixels are those of the other.
 
-    Without padding x is read where it lies, whatever the stride.
+    x keeps its stride unless most of it is never met: its elements are read one at a time, so that a step of two pixels
+    costs nothing.  Without padding they are read where they lie.
     """
     c, k, problem = layout.c_per_group, layout.k_per_group, layout.problem
+    no_gaps = layout.kernel_height >= problem.stride[0] and layout.kernel_width >= problem.stride[1]
     in_place = problem.layout == "NCHW" and layout.is_direct(FIRST) and problem.padding == ((0, 0), (0, 0))
-    if in_place and problem.stride != (1, 1):
+    if layout.halves == 1 and problem.stride != (1, 1) and (no_gaps or in_place):
         return Roles(FIRST, SECOND, c, k, *layout.dense_axes(), problem.stride)
     axes = layout.forward_axes()
     if layout.halves == 2 or layout.taps > 1 or c >= k or not (axes[0].is_operand and axes[2].is_operand):
@@ -180,6 +182,8 @@ def grad_weight_direct(layout: Layout) -> Draft:
     }
     tasks = parts * layout.groups * row_tasks
     clear = () if one_batch else (layout.clear(out_offset, parts * layout.groups * padded_rows, padded_lanes),)
+    # Complete tiles are turned when they are stored, others' grad_out before it is multiplied.
+    turn = layout.turn if complete else turn
     accumulate = Step(f"accumulate_{layout.type}", tasks, sizes, False, kernel.name, tables, turn)
     steps = {"src_row": padded_lanes, "src_lane": 1} if roles.turned else {"src_row": 1, "src_lane": padded_lanes}
     reduce = sum_parts(

@@ -144,6 +144,19 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *gathers
         const index_t *patches
 
+    ctypedef struct strips_sizes:
+        index_t x_image, x_channel, x_lines, x_width
+        index_t w_first, w_line, w_column
+        index_t bias_buffer
+        index_t out_image, out_channel, out_lines, out_width
+        index_t groups, groups_per_task, rows, pieces, lines_per_piece
+        index_t step, scatter, top, left
+        index_t watch_nan, skip_zeros
+
+    ctypedef struct strips_step:
+        strips_sizes sizes
+        const micro_kernel *kernel
+
     ctypedef struct accumulate_sizes:
         index_t a_buffer, a_offset, a_group, a_image, a_line
         index_t b_buffer, b_offset, b_group, b_panel, b_image, b_line, b_channel

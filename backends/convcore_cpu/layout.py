@@ -269,11 +269,11 @@ class Layout:
         )
 
     def dense_axes(self) -> tuple[PlaneAxis, tuple[Tap, ...], PlaneAxis, tuple[Tap, ...]]:
-        """Lay out all of an x without padding, as a stride of 1 would read it."""
-        dh, dw = self.problem.dilation
+        """Lay out as much of x and its padding as the kernel meets, as a stride of 1 would read it."""
+        (sh, sw), (dh, dw), ((top, _), (left, _)) = self.problem.stride, self.problem.dilation, self.problem.padding
         return (
-            *forward_axis(self.height, self.kernel_height, 1, dh, 0, self.height - (self.kernel_height - 1) * dh),
-            *forward_axis(self.width, self.kernel_width, 1, dw, 0, self.width - (self.kernel_width - 1) * dw),
+            *forward_axis(self.height, self.kernel_height, 1, dh, top, (self.out_height - 1) * sh + 1),
+            *forward_axis(self.width, self.kernel_width, 1, dw, left, (self.out_width - 1) * sw + 1),
         )
 
     def is_direct(self, operand: int) -> bool:

@@ -23,6 +23,7 @@ from convcore_cpu.panels import forward_panels, grad_input_panels
 from convcore_cpu.pool import max_pool
 from convcore_cpu.program import BUILT_IN, FIRST, Cost, Draft, Program, Rates, Step, UnsupportedError, finished
 from convcore_cpu.sliding import forward_sliding, grad_input_sliding, grad_weight_sliding
+from convcore_cpu.strips import forward_strips, grad_input_strips, grad_weight_strips
 from convcore_cpu.winograd import winograd
 from convcore_cpu.winograd_grad_weight import winograd_grad_weight
 
@@ -177,6 +178,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[Layout], Draft]]] = {
         "panels": forward_panels,
         "channels": forward_channels,
         "sliding": forward_sliding,
+        "strips": forward_strips,
         **_winograd(winograd),
     },
     "grad_input": {
@@ -184,12 +186,14 @@ ALGORITHMS: dict[str, dict[str, Callable[[Layout], Draft]]] = {
         "panels": grad_input_panels,
         "channels": grad_input_channels,
         "sliding": grad_input_sliding,
+        "strips": grad_input_strips,
         **_winograd(winograd),
     },
     "grad_weight": {
         "direct": grad_weight_direct,
         "dot": grad_weight_dot,
         "sliding": grad_weight_sliding,
+        "strips": grad_weight_strips,
         **_winograd(winograd_grad_weight),
     },
     "grad_bias": {"direct": _grad_bias},

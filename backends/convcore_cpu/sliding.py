@@ -310,7 +310,7 @@ def _step(slide: Slide, places: dict[str, int]) -> Generator[Cost, None, tuple[S
         "rows": len(direction.rows),
         "channels": slide.channels,
         "gathers": len(gathers),
-        "interleaved": _interleaved(slide),
+        "interleaved": direction.interleaved,
         "line_step": line_step,
         "column_step": column_step,
         "more_lines": more_lines,
@@ -345,14 +345,6 @@ def _skips(slide: Slide) -> bool:
         and lines.is_padded
         and slide.reach[0] > LINES_OF_ZEROS
     )
-
-
-def _interleaved(slide: Slide) -> int:
-    """Return how many gathers share a line of the result in turns, if the kernel knows to interleave so many."""
-    first, *others = slide.direction.gathers
-    line = first.out_line // slide.stride[0]  # a narrow one has fewer gathers than the stride has columns
-    in_line = 1 + sum(gather.out_offset - first.out_offset < min(first.out_column, line) for gather in others)
-    return 2 if in_line == 2 and first.out_column == 2 else 1
 
 
 def _band(slide: Slide, kernel: MicroKernel, lines: int, columns: int) -> tuple[int, int]:

@@ -245,6 +245,69 @@ static int draw(void) { return rand() % 17 - 8; }
         return 1;                                                                                                      \
     }
 
+#define STRIP_CHECK(TYPE)                                                                                              \
+    /* Line and column of x that tap (r, s) meets from pixel (p, q), and whether it is in x. */                        \
+    static int meets_##TYPE(const strips_sizes *z, index_t p, index_t q, index_t r, index_t s, index_t *i,             \
+                            index_t *j) {                                                                              \
+        if (z->scatter) {                                                                                              \
+            *i = p + z->top - r, *j = q + z->left - s;                                                                 \
+            if (*i % 2 || *j % 2) return 0;                                                                            \
+            *i /= 2, *j /= 2;                                                                                          \
+        } else {                                                                                                       \
+            *i = p * z->step + r - z->top, *j = q * z->step + s - z->left;                                             \
+        }                                                                                                              \
+        return *i >= 0 && *i < z->x_lines && *j >= 0 && *j < z->x_width;                                               \
+    }                                                                                                                  \
+                                                                                                                       \
+    static int check_strips_##TYPE(const micro_kernel *row, int weighs) {                                              \
+        enum { GROUPS = 2, ROWS = 2, PLANES = GROUPS * ROWS, LINES_OF_X = 6 };                                         \
+        static TYPE x[MEMORY], y[PLANES * 2 * LINES_OF_X * 2 * WIDTH], bias[PLANES], w[PLANES * 49],                   \
+            expected[PLANES * 49];                                                                                     \
+        const index_t n = row->rows, taps = n * n;                                                                     \
+        for (int i = 0; i < MEMORY; i++) x[i] = (TYPE)draw();                                                          \
+        for (index_t kind = 0; kind < (weighs ? 2 : 3); kind++) {                                                      \
+            for (index_t width = 1; width <= WIDTH; width++) {                                                         \
+                const index_t high = kind == 2 ? 2 * LINES_OF_X - 1 : kind ? LINES_OF_X / 2 : LINES_OF_X;              \
+                const index_t wide = kind == 2 ? 2 * width - 1 : kind ? (width + 1) / 2 : width;                       \
+                const strips_sizes z = {.x_channel = LINES_OF_X * WIDTH,                                               \
+                                        .x_lines = LINES_OF_X,                                                         \
+                                        .x_width = width,                                                              \
+                                        .w_line = n,                                                                   \
+                                        .w_column = 1,                                                                 \
+                                        .out_channel = high * wide,                                                    \
+                                        .out_lines = high,                                                             \
+                                        .out_width = wide,                                                             \
+                                        .rows = ROWS,                                                                  \
+                                        .step = kind ? 2 : 1,                                                          \
+                                        .scatter = kind == 2,                                                          \
+                                        .top = n / 2,                                                                  \
+                                        .left = n / 2};                                                                \
+                for (int i = 0; i < PLANES; i++) bias[i] = (TYPE)draw();                                               \
+                for (int i = 0; i < PLANES * 49; i++) w[i] = (TYPE)draw(), expected[i] = 0;                            \
+                for (index_t i = 0; i < PLANES * high * wide; i++) y[i] = (TYPE)draw();                                \
+                if (weighs) ((weigh_function *)row->function)(&z, x, y, 1, GROUPS, w);                                 \
+                else ((strip_function *)row->function)(&z, x, w, bias, width % 2, 0, high, GROUPS, y);                 \
+                for (index_t at = 0; at < PLANES * high * wide; at++) {                                                \
+                    const index_t plane = at / wide / high, p = at / wide % high, q = at % wide;                       \
+                    TYPE sum = bias[plane];                                                                            \
+                    for (index_t tap = 0; tap < taps; tap++) {                                                         \
+                        index_t i, j;                                                                                  \
+                        if (!meets_##TYPE(&z, p, q, tap / n, tap % n, &i, &j)) continue;                               \
+                        const TYPE pixel = x[plane / ROWS * z.x_channel + i * width + j];                              \
+                        sum += pixel * w[plane * taps + tap];                                                          \
+                        expected[plane * taps + tap] += pixel * y[at];                                                 \
+                    }                                                                                                  \
+                    if (!weighs && y[at] != sum) return 0;                                                             \
+                }                                                                                                      \
+                if (weighs && memcmp(w, expected, (size_t)(PLANES * taps) * sizeof(TYPE))) return 0;                   \
+            }                                                                                                          \
+        }                                                                                                              \
+        return 1;                                                                                                      \
+    }                                                                                                                  \
+                                                                                                                       \
+    static int check_strip_##TYPE(const micro_kernel *row) { return check_strips_##TYPE(row, 0); }                     \
+    static int check_weigh_##TYPE(const micro_kernel *row) { return check_strips_##TYPE(row, 1); }
+
 /* B^T of four points and of six. */
 static const double points_1[] = {1};
 static const double points_4[] = {1, 0, -1, 0, 0, 1, 1, 0, 0, -1, 1, 0, 0, -1, 0, 1};
@@ -366,6 +429,8 @@ CHECKS(i64)
 SLIDING_CHECK(f32)
 SLIDING_CHECK(f64)
 SLIDING_CHECK(i64)
+STRIP_CHECK(f32)
+STRIP_CHECK(f64)
 
 static const struct {
     const char *dtype, *algorithm;
@@ -381,7 +446,9 @@ static const struct {
     {"f64", "dot", check_dot_f64},           {"i64", "dot", check_dot_i64},
     {"f32", "sliding", check_sliding_f32},   {"f64", "sliding", check_sliding_f64},
     {"i64", "sliding", check_sliding_i64},   {"f32", "winograd", check_winograd_f32},
-    {"f64", "winograd", check_winograd_f64},
+    {"f64", "winograd", check_winograd_f64}, {"f32", "strip", check_strip_f32},
+    {"f64", "strip", check_strip_f64},       {"f32", "weigh", check_weigh_f32},
+    {"f64", "weigh", check_weigh_f64},
 };
 
 static const char *verdict(const micro_kernel *row) {

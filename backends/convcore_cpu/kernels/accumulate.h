@@ -23,10 +23,16 @@ static void NAMED(store_straight)(const TYPE *tile, index_t columns, index_t wid
     for (index_t m = 0; m < high; m++) memcpy(out + m * out_row, tile + m * columns, (size_t)wide * sizeof(TYPE));
 }
 
-static void NAMED(store_turned)(const TYPE *tile, index_t columns, index_t wide, index_t high, TYPE *out,
-                                index_t out_column) {
+/* As wide as a vector at a time, by shuffles, and the last rows one by one. */
+static void NAMED(store_turned)(const micro_kernel *turn, const TYPE *tile, index_t columns, index_t wide, index_t high,
+                                TYPE *out, index_t out_column) {
+    const index_t lanes = turn ? turn->columns : high + 1, whole = high / lanes * lanes;
+    const turn_loop loop = {columns, out_column, wide, 1};
+    for (index_t m = 0; m < whole; m += lanes) {
+        ((turn_function *)turn->function)(&loop, tile + m * columns, out + m);
+    }
     for (index_t j = 0; j < wide; j++) {
-        for (index_t m = 0; m < high; m++) out[j * out_column + m] = tile[m * columns + j];
+        for (index_t m = whole; m < high; m++) out[j * out_column + m] = tile[m * columns + j];
     }
 }
 
@@ -67,21 +73,29 @@ static void NAMED(accumulate)(const void *step, char *const *buffers, index_t im
     const TYPE zeros[MAX_TILE_ROWS] = {0};
     const index_t tile_rows = s->kernel->rows, tile_columns = s->kernel->columns;
     panel_loop loop = {.length = z->length, .a_repeat = z->a_repeat, .b_repeat = z->b_repeat, .a_step = z->a_step};
-    _Alignas(64) TYPE tile[MAX_TILE];
     if (z->complete) {
+        _Alignas(64) TYPE sums[MAX_BAND_BYTES / sizeof(TYPE) + MAX_LANES];
+        const index_t tile_size = tile_rows * tile_columns,
+                      at_once = (index_t)(MAX_BAND_BYTES / sizeof(TYPE)) / tile_size;
         loop.out_row = s->out_row;
         for (index_t j = 0; j < z->columns; j += tile_columns, b += z->b_panel) {
             const index_t wide = z->columns - j < tile_columns ? z->columns - j : tile_columns;
-            for (index_t block = first_block; block < last_block; block++) {
-                const index_t row = block * tile_rows, high = z->rows - row < tile_rows ? z->rows - row : tile_rows;
-                loop.a_row = s->a_row + row;
-                for (index_t line = first; line < last; line += z->lines) {
-                    const index_t image = line / z->lines;
+            for (index_t block = first_block; block < last_block; block += at_once) {
+                const index_t blocks = last_block - block < at_once ? last_block - block : at_once;
+                const index_t row = block * tile_rows, left = z->rows - row;
+                const index_t high = left < blocks * tile_rows ? left : blocks * tile_rows;
+                for (index_t i = 0; i < blocks; i++) {
+                    loop.a_row = s->a_row + row + i * tile_rows;
                     loop.repeats = z->lines * z->repeats_per_line;
-                    multiply(&loop, a + image * z->a_image, b + image * z->b_image, line == first ? zeros : NULL, tile);
+                    for (index_t line = first; line < last; line += z->lines) {
+                        const index_t image = line / z->lines;
+                        multiply(&loop, a + image * z->a_image, b + image * z->b_image, line == first ? zeros : NULL,
+                                 sums + i * tile_size);
+                    }
                 }
-                if (z->turned) NAMED(store_turned)(tile, tile_columns, wide, high, weight + j * z->rows + row, z->rows);
-                else NAMED(store_straight)(tile, tile_columns, wide, high, weight + row * z->columns + j, z->columns);
+                if (z->turned)
+                    NAMED(store_turned)(s->turn, sums, tile_columns, wide, high, weight + j * z->rows + row, z->rows);
+                else NAMED(store_straight)(sums, tile_columns, wide, high, weight + row * z->columns + j, z->columns);
             }
         }
         return;

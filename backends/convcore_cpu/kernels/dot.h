@@ -6,16 +6,30 @@
  * phases, G the plane of grad_out.
  *
  * Blocking: an accumulator for each of `rows` rows and `vectors` channels k, whose lanes are pixels side by side; one
- * vector of G for each k, one of B.  The lanes of an accumulator are added up at the end of the lines, by halves.  The
- * last vector of a line is masked, B and G both, so that nothing outside the width is ever multiplied or read: no NaN
- * is made of what the formula does not contain.
+ * vector of G for each k, one of B.  The lanes of the accumulators of a channel are added up together at the end of the
+ * lines.  The last vector of a line is masked, B and G both, so that nothing outside the width is ever multiplied or
+ * read: no NaN is made of what the formula does not contain.
  *
  * The caller guarantees that the band fits into MAX_BAND_BYTES.  Edges are fill, or the boundary's pixels.
  */
-static inline __attribute__((always_inline)) TYPE NAMED(sum_of_lanes)(NAMED(vector) sum) {
+/* The sums of the lanes of up to as many vectors as a vector has lanes, side by side: in each round two vectors become
+ * one of sums of neighbours. */
+static inline __attribute__((always_inline)) NAMED(vector) NAMED(totals)(const int count, const NAMED(vector) * sums) {
     enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
-    UNROLL for (int half = LANES / 2; half > 0; half /= 2) sum += NAMED(swapped_lanes)(sum, half);
-    return sum[0];
+    NAMED(vector) left[LANES];
+    int n = count;
+    UNROLL for (int i = 0; i < LANES; i++) {
+        if (i < n) left[i] = sums[i];
+    }
+    UNROLL for (int lanes = LANES; lanes > 1; lanes /= 2) {
+        UNROLL for (int i = 0; i < LANES / 2; i++) {
+            if (2 * i >= n) break;
+            const NAMED(vector) one = left[2 * i], other = 2 * i + 1 < n ? left[2 * i + 1] : one;
+            left[i] = NAMED(every)(one, other, 0) + NAMED(every)(one, other, 1);
+        }
+        n = (n + 1) / 2;
+    }
+    return left[0];
 }
 
 /* All products of a vector of pixels: `b_at` on in B, `g_at` on in G. */
@@ -56,11 +70,16 @@ static inline __attribute__((always_inline)) void NAMED(dot_tile)(const int rows
     }
     UNROLL for (int v = 0; v < vectors; v++) {
         if (v >= channels) return;
-        UNROLL for (int m = 0; m < rows; m++) {
-            if (m >= kept) break;
-            const TYPE total = NAMED(sum_of_lanes)(sum[m][v]);
-            TYPE *const to = out + v * z->out_channel + m;
-            *to = add ? *to + total : total;
+        UNROLL for (int first = 0; first < rows; first += LANES) {
+            const int count = rows - first < LANES ? rows - first : LANES;
+            const index_t left = kept - first < count ? kept - first : count;
+            if (left <= 0) break;
+            NAMED(vector) of_rows[LANES];
+            UNROLL for (int i = 0; i < count; i++) of_rows[i] = sum[first + i][v];
+            NAMED(vector) total = NAMED(totals)(count, of_rows);
+            TYPE *const to = out + v * z->out_channel + first;
+            if (add) total += NAMED(load_lanes)(to, left);
+            NAMED(store_lanes)(to, total, left);
         }
     }
 }

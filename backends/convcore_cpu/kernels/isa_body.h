@@ -31,6 +31,9 @@ typedef i64_vector i64_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
 #include "sliding.h"
 #include "winograd.h"
 #include "turn.h"
+#if defined(HAS_SETS)
+#include "strip.h"
+#endif
 #undef TYPE
 #define TYPE f64
 #include "band.h"
@@ -41,6 +44,9 @@ typedef i64_vector i64_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
 #include "sliding.h"
 #include "winograd.h"
 #include "turn.h"
+#if defined(HAS_SETS)
+#include "strip.h"
+#endif
 #undef TYPE
 #define TYPE i64
 #include "band.h"
@@ -67,6 +73,12 @@ typedef i64_vector i64_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
     const sliding_step *s, const index_t *piece, const void *x, const void *w, const void *bias, int how, void *out,   \
         index_t groups
 #define PASS_sliding s, piece, x, w, bias, how, out, groups
+#define ARGUMENTS_strip                                                                                                \
+    const strips_sizes *z, const void *x, const void *w, const void *bias, int skip, index_t first, index_t lines,     \
+        index_t groups, void *out
+#define PASS_strip z, x, w, bias, skip, first, lines, groups, out
+#define ARGUMENTS_weigh const strips_sizes *z, const void *x, const void *g, index_t images, index_t groups, void *out
+#define PASS_weigh z, x, g, images, groups, out
 #define ARGUMENTS_turn const turn_loop *loop, const void *in, void *out
 #define PASS_turn loop, in, out
 #define ARGUMENTS_transform const transform_loop *loop, const void *in, void *out

@@ -1,7 +1,7 @@
 /* Lanes of vectors: the first `count` of them, to and from any address; elements past them are neither read nor
  * written, and are zero when loaded.  Lanes lo .. hi-1 of a vector to where lane 0 would lie.  Every other lane of two
  * vectors, and the lanes of two vectors in turn, from lane `first` on.  Every second of 2*lanes - 1 neighbours, of
- * which two vectors hold the first and the last.  A vector with lanes i and i^distance swapped.
+ * which two vectors hold the first and the last.
  */
 #if defined(__clang__)
 #define SHUFFLE_LANES(to, a, b, lanes, index)                                                                          \
@@ -59,48 +59,38 @@
         __attribute__((unused)) type##_mask from;                                                                      \
         SHUFFLE_LANES(to, a, b, LANES, IN_TURNS(k * LANES + j, j, m, s, LANES))                                        \
         return to;                                                                                                     \
-    }                                                                                                                  \
-    static inline __attribute__((always_inline)) type##_vector type##_swapped_lanes(type##_vector a,                   \
-                                                                                    const int distance) {              \
-        type##_vector to;                                                                                              \
-        __attribute__((unused)) type##_mask from;                                                                      \
-        SHUFFLE_LANES(to, a, a, (int)(VECTOR_BYTES / sizeof(type)), j ^ distance)                                      \
-        return to;                                                                                                     \
     }
 SHUFFLES_OF(f32)
 SHUFFLES_OF(f64)
 SHUFFLES_OF(i64)
 
 #if defined(HAS_LANE_MASKS)
-#define LANES_f32(count) (__mmask16)((count) < 16 ? (1u << (count)) - 1 : 0xffffu)
-#define LANES_f64(count) (__mmask8)((count) < 8 ? (1u << (count)) - 1 : 0xffu)
-static inline f32_vector f32_load_lanes(const f32 *from, index_t count) {
-    return (f32_vector)_mm512_maskz_loadu_ps(LANES_f32(count), from);
-}
-static inline f64_vector f64_load_lanes(const f64 *from, index_t count) {
-    return (f64_vector)_mm512_maskz_loadu_pd(LANES_f64(count), from);
-}
-static inline i64_vector i64_load_lanes(const i64 *from, index_t count) {
-    return (i64_vector)_mm512_maskz_loadu_epi64(LANES_f64(count), from);
-}
-static inline void f32_store_lanes(f32 *to, f32_vector value, index_t count) {
-    _mm512_mask_storeu_ps(to, LANES_f32(count), (__m512)value);
-}
-static inline void f64_store_lanes(f64 *to, f64_vector value, index_t count) {
-    _mm512_mask_storeu_pd(to, LANES_f64(count), (__m512d)value);
-}
-static inline void i64_store_lanes(i64 *to, i64_vector value, index_t count) {
-    _mm512_mask_storeu_epi64(to, LANES_f64(count), (__m512i)value);
-}
-static inline void f32_store_between(f32 *to, f32_vector value, index_t lo, index_t hi) {
-    _mm512_mask_storeu_ps(to, LANES_f32(hi) & ~LANES_f32(lo), (__m512)value);
-}
-static inline void f64_store_between(f64 *to, f64_vector value, index_t lo, index_t hi) {
-    _mm512_mask_storeu_pd(to, LANES_f64(hi) & ~LANES_f64(lo), (__m512d)value);
-}
-static inline void i64_store_between(i64 *to, i64_vector value, index_t lo, index_t hi) {
-    _mm512_mask_storeu_epi64(to, LANES_f64(hi) & ~LANES_f64(lo), (__m512i)value);
-}
+#if VECTOR_BYTES == 64
+#define INTRINSIC(name) JOIN__(_mm512, name)
+#define VECTOR_TYPE(suffix) __m512##suffix
+#else
+#define INTRINSIC(name) JOIN__(_mm256, name)
+#define VECTOR_TYPE(suffix) __m256##suffix
+#endif
+#define JOIN__(a, b) a##_##b
+/* The first `count` bits of as many as there are lanes. */
+#define LANES_UNTIL(count, lanes) ((count) < (lanes) ? (1u << (count)) - 1 : 0xffffu >> (16 - (lanes)))
+#define LANES_OF(type, mask, load, store, suffix)                                                                      \
+    static inline type##_vector type##_load_lanes(const type *from, index_t count) {                                   \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        return (type##_vector)INTRINSIC(load)((mask)LANES_UNTIL(count, LANES), from);                                  \
+    }                                                                                                                  \
+    static inline void type##_store_lanes(type *to, type##_vector value, index_t count) {                              \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        INTRINSIC(store)(to, (mask)LANES_UNTIL(count, LANES), (VECTOR_TYPE(suffix))value);                             \
+    }                                                                                                                  \
+    static inline void type##_store_between(type *to, type##_vector value, index_t lo, index_t hi) {                   \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        INTRINSIC(store)(to, (mask)(LANES_UNTIL(hi, LANES) & ~LANES_UNTIL(lo, LANES)), (VECTOR_TYPE(suffix))value);    \
+    }
+LANES_OF(f32, __mmask16, maskz_loadu_ps, mask_storeu_ps, )
+LANES_OF(f64, __mmask8, maskz_loadu_pd, mask_storeu_pd, d)
+LANES_OF(i64, __mmask8, maskz_loadu_epi64, mask_storeu_epi64, i)
 #elif defined(HAS_MASKED_LOADS)
 static const int32_t lane_masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
 #define LANES_32(count) _mm256_loadu_si256((const __m256i *)(lane_masks + ((count) < 8 ? 8 - (count) : 0)))
@@ -153,4 +143,52 @@ static inline void i64_store_between(i64 *to, i64_vector value, index_t lo, inde
 LANES_OF(f32)
 LANES_OF(f64)
 LANES_OF(i64)
+#endif
+
+/* A set of lanes: those first .. last-1, as far as there are any.  Loads and stores of a set touch no other element;
+ * other lanes are zero when loaded, or when only those of a set are wanted.  HAS_SETS where vectors are loaded so.
+ */
+#if defined(HAS_LANE_MASKS) || defined(HAS_MASKED_LOADS)
+#define HAS_SETS
+#endif
+#if defined(HAS_LANE_MASKS)
+#define SETS_OF(type, mask, load, store, only, suffix)                                                                 \
+    typedef mask type##_set;                                                                                           \
+    static inline type##_set type##_set_of(index_t first, index_t last) {                                              \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        return (type##_set)(last <= 0    ? 0                                                                           \
+                            : first <= 0 ? LANES_UNTIL(last, LANES)                                                    \
+                                         : LANES_UNTIL(last, LANES) & ~LANES_UNTIL(first, LANES));                     \
+    }                                                                                                                  \
+    static inline type##_vector type##_load_set(const type *from, type##_set set) {                                    \
+        return (type##_vector)INTRINSIC(load)(set, from);                                                              \
+    }                                                                                                                  \
+    static inline void type##_store_set(type *to, type##_vector value, type##_set set) {                               \
+        INTRINSIC(store)(to, set, (VECTOR_TYPE(suffix))value);                                                         \
+    }                                                                                                                  \
+    static inline type##_vector type##_of_set(type##_vector value, type##_set set) {                                   \
+        return (type##_vector)INTRINSIC(only)(set, (VECTOR_TYPE(suffix))value);                                        \
+    }
+SETS_OF(f32, __mmask16, maskz_loadu_ps, mask_storeu_ps, maskz_mov_ps, )
+SETS_OF(f64, __mmask8, maskz_loadu_pd, mask_storeu_pd, maskz_mov_pd, d)
+#elif defined(HAS_MASKED_LOADS)
+#define SETS_OF(type, load, store, as)                                                                                 \
+    typedef type##_mask type##_set;                                                                                    \
+    static inline type##_set type##_set_of(index_t first, index_t last) {                                              \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        type##_set set;                                                                                                \
+        for (int j = 0; j < LANES; j++) set[j] = j >= first && j < last ? -1 : 0;                                      \
+        return set;                                                                                                    \
+    }                                                                                                                  \
+    static inline type##_vector type##_load_set(const type *from, type##_set set) {                                    \
+        return (type##_vector)load(from, (__m256i)set);                                                                \
+    }                                                                                                                  \
+    static inline void type##_store_set(type *to, type##_vector value, type##_set set) {                               \
+        store(to, (__m256i)set, (as)value);                                                                            \
+    }                                                                                                                  \
+    static inline type##_vector type##_of_set(type##_vector value, type##_set set) {                                   \
+        return (type##_vector)((type##_mask)value & set);                                                              \
+    }
+SETS_OF(f32, _mm256_maskload_ps, _mm256_maskstore_ps, __m256)
+SETS_OF(f64, _mm256_maskload_pd, _mm256_maskstore_pd, __m256d)
 #endif

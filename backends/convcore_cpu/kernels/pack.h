@@ -15,7 +15,9 @@
  */
 static inline void SOURCED(copy_line)(TYPE *dst, index_t dst_step, const SOURCE *src, index_t src_step, index_t count,
                                       int negate) {
-    if (dst_step == 1 && src_step == 1 && !negate) {
+    if (__builtin_types_compatible_p(SOURCE, TYPE) && dst_step == 1 && src_step == 1 && !negate) {
+        memcpy(dst, src, (size_t)count * sizeof(TYPE));
+    } else if (dst_step == 1 && src_step == 1 && !negate) {
         for (index_t j = 0; j < count; j++) dst[j] = (TYPE)src[j];
     } else if (dst_step == 1 && src_step == 2 && !negate) { /* a step that a compiler knows becomes shuffles */
         for (index_t j = 0; j < count; j++) dst[j] = (TYPE)src[2 * j];

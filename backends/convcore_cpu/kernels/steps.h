@@ -133,6 +133,26 @@ enum { ADD = 1, SKIP_ZEROS = 2 }; /* how: to what the result has; no lines that 
 typedef void sliding_function(const sliding_step *s, const index_t *piece, const void *x, const void *w,
                               const void *bias, int how, void *out, index_t groups);
 
+/* strips.h */
+typedef struct {
+    index_t x_image, x_channel, x_lines, x_width;
+    index_t w_first, w_line, w_column; /* of the taps of a plane: where the first lies, and from one to the next */
+    index_t bias_buffer;               /* or -1 */
+    index_t out_image, out_channel, out_lines, out_width;
+    index_t groups, groups_per_task, rows, pieces, lines_per_piece; /* rows: planes of the result of a group */
+    index_t step, scatter, top, left;                               /* strip.h */
+    index_t watch_nan, skip_zeros;
+} strips_sizes;
+typedef struct {
+    strips_sizes sizes;
+    const micro_kernel *kernel;
+} strips_step;
+enum { MAX_STRIP_TAPS = 7 };
+typedef void strip_function(const strips_sizes *z, const void *x, const void *w, const void *bias, int skip,
+                            index_t first, index_t lines, index_t groups, void *out);
+typedef void weigh_function(const strips_sizes *z, const void *x, const void *g, index_t images, index_t groups,
+                            void *out);
+
 /* accumulate.h */
 typedef struct {
     index_t a_buffer, a_offset, a_group, a_image, a_line;
@@ -146,7 +166,7 @@ typedef struct {
 } accumulate_sizes;
 typedef struct {
     accumulate_sizes sizes;
-    const micro_kernel *kernel, *turn; /* turn: or NULL, where B lies in panels already */
+    const micro_kernel *kernel, *turn; /* turn: of tiles that are complete, or of B; or NULL */
     const index_t *a_row, *out_row;    /* out_row: of a tile, if it is complete */
 } accumulate_step;
 

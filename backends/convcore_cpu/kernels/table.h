@@ -114,6 +114,16 @@
     ROW(f64, sliding, 1, 32) \
     ROW(i64, sliding, 3, 16) \
     ROW(i64, sliding, 1, 8) \
+    ROW(f32, weigh, 3, 16) \
+    ROW(f32, weigh, 5, 16) \
+    ROW(f32, strip, 3, 16) \
+    ROW(f32, strip, 5, 16) \
+    ROW(f32, strip, 7, 16) \
+    ROW(f64, weigh, 3, 8) \
+    ROW(f64, weigh, 5, 8) \
+    ROW(f64, strip, 3, 8) \
+    ROW(f64, strip, 5, 8) \
+    ROW(f64, strip, 7, 8) \
     ROW(f32, dot, 12, 32) \
     ROW(f32, dot, 9, 32) \
     ROW(f32, dot, 6, 64) \
@@ -173,6 +183,12 @@
     ROW(f64, sliding, 1, 16) \
     ROW(i64, sliding, 3, 8) \
     ROW(i64, sliding, 1, 4) \
+    ROW(f32, weigh, 3, 8) \
+    ROW(f32, strip, 3, 8) \
+    ROW(f32, strip, 5, 8) \
+    ROW(f64, weigh, 3, 4) \
+    ROW(f64, strip, 3, 4) \
+    ROW(f64, strip, 5, 4) \
     ROW(f32, dot, 9, 8) \
     ROW(f32, dot, 5, 8) \
     ROW(f32, dot, 1, 8) \

@@ -30,6 +30,7 @@ typedef uint32_t u32;
 #include "pool.h"
 #include "products.h"
 #include "reduce.h"
+#include "strips.h"
 #include "taps.h"
 #include "tiles.h"
 #include "weights.h"
@@ -55,6 +56,7 @@ typedef uint32_t u32;
 #include "pool.h"
 #include "products.h"
 #include "reduce.h"
+#include "strips.h"
 #include "taps.h"
 #include "tiles.h"
 #include "weights.h"
@@ -113,8 +115,8 @@ typedef uint32_t u32;
     {"blocks_" #type, type##_blocks}, {"channels_" #type, type##_channels}, {"fused_" #type, type##_fused},            \
         {"grads_" #type, type##_grads}, {"maxpool_" #type, type##_max_pool},                                           \
         {"maxpoolgrad_" #type, type##_max_pool_grad}, {"multiply_" #type, type##_multiply},                            \
-        {"products_" #type, type##_products}, {"taps_" #type, type##_taps}, {"tiles_" #type, type##_tiles},            \
-        {"weights_" #type, type##_weights},
+        {"products_" #type, type##_products}, {"strips_" #type, type##_strips}, {"taps_" #type, type##_taps},          \
+        {"tiles_" #type, type##_tiles}, {"weigh_" #type, type##_weigh}, {"weights_" #type, type##_weights},
 #define FROM(source, type)                                                                                             \
     {"pack_" #source "_" #type, pack_##source##_##type}, {"sum_" #source "_" #type, sum_##source##_##type},
 
