@@ -27,6 +27,7 @@ import numpy as np
 from convcore_bench import sections
 from convcore_bench.case import DIRECTIONS, Case
 from convcore_bench.driver import ALLOCATORS
+from convcore_bench.machine import peaks
 from convcore_bench.problem_set import Layer, load
 from convcore_bench.results import FOLDER
 
@@ -133,6 +134,7 @@ def compare(layer: Layer, batch: int, direction: str, options: argparse.Namespac
         "algorithm": found.algorithm,
         "workspace_bytes": found.workspace_bytes,
         "gflops": round(found.problem.flops / time["convcore"] * 1e-9, 1),
+        "megabytes": round(found.problem.bytes * 1e-6, 3),
         "milliseconds": {name: round(1e3 * value, 4) for name, value in time.items()},
         "ratio": round(ratio, 3),
     }
@@ -145,14 +147,15 @@ def print_table(records: list[dict[str, Any]], mode: str, batch: str) -> None:
 
     console = Console(width=120)
     slow = Table(title=f"slower than PyTorch: batch {batch}, allocator {mode}")
-    for column in ("layer", "direction", "algorithm", "convcore ms", "PyTorch ms", "ratio"):
-        slow.add_column(column, justify="left" if column in ("layer", "direction", "algorithm") else "right")
+    for column in ("layer", "direction", "algorithm", "convcore ms", "PyTorch ms", "ratio", "why"):
+        slow.add_column(column, justify="right" if column in ("convcore ms", "PyTorch ms", "ratio") else "left")
+    most = peaks(os.cpu_count() or 1)
     for record in sorted(records, key=lambda record: record["ratio"]):
         if record["ratio"] < 1:
             ms = record["milliseconds"]
             best = min(value for name, value in ms.items() if name != "convcore")
             numbers = (f"{ms['convcore']:.3f}", f"{best:.3f}", f"{record['ratio']:.2f}")
-            slow.add_row(record["layer"], record["direction"], record["algorithm"], *numbers)
+            slow.add_row(record["layer"], record["direction"], record["algorithm"], *numbers, why(record, most))
     means = Table(title=f"geometric mean of PyTorch / convcore: batch {batch}, allocator {mode}")
     means.add_column("layers")
     means.add_column("wanted", justify="right")
@@ -168,6 +171,22 @@ def print_table(records: list[dict[str, Any]], mode: str, batch: str) -> None:
     means.add_row("worst layer", "0.85", *(f"{ratio:.2f}" for ratio in worst))
     console.print(slow)
     console.print(means)
+
+
+def why(record: dict[str, Any], most: dict[str, float]) -> str:
+    """Say what keeps a layer below PyTorch: how near each is to what the machine can do, in float32."""
+    ms = record["milliseconds"]
+    best = min(value for name, value in ms.items() if name != "convcore")
+    flops = record["gflops"] * ms["convcore"]
+    theirs, ours = (100 * flops / (each * most["float32"]) for each in (best, ms["convcore"]))
+    moved = 100 * record["megabytes"] / best / most["memory"]
+    if record["algorithm"].startswith(("winograd", "fft")):
+        return f"transforms and few multiplications: {ours:.0f} % of the peak as if direct, PyTorch {theirs:.0f} %"
+    if moved >= 60:
+        return f"memory: PyTorch moves its operands at {moved:.0f} % of a copy's rate"
+    if theirs >= 70:
+        return f"PyTorch is at {theirs:.0f} % of the peak, convcore at {ours:.0f} %"
+    return f"convcore reaches {ours:.0f} % of the peak, PyTorch {theirs:.0f} %"
 
 
 def machine() -> dict[str, Any]:
