@@ -215,7 +215,8 @@ cdef extern from "kernels/steps.h" nogil:
     ctypedef struct weights_sizes:
         index_t src_row, src_term, dst_offset, dst_block, dst_rows, dst_point
         index_t first_row, rows, terms, term_tasks, terms_per_task
-        index_t taps, kernel_lines, line_r, column_r, column_n, line_pieces, column_pieces, lines_at_once, tap_line, size
+        index_t taps, kernel_lines, line_r, column_r, column_n, line_pieces, column_pieces
+        index_t lines_at_once, tap_line, size
 
     ctypedef struct weights_step:
         weights_sizes sizes

@@ -12,8 +12,8 @@ from convcore_cpu.program import FIRST, SECOND, Cost, Draft, Step, UnsupportedEr
 #: The lines of a piece lie in so few bytes that strips side by side find them, and their pages, where they were left;
 #: but no piece has fewer lines than that.
 PIECE_BYTES, PIECE_LINES = 64 << 10, 16
-#: What the cycles of strips are worth beside those of other algorithms, by instruction set: measured on Zen 4.
-WORTH = {"avx512": 0.75}
+#: What the cycles of strips are worth beside those of other algorithms, with AVX-512 and without: measured on Zen 4.
+WORTH, WORTH_NARROW = 0.5, 0.6
 #: What a strip and a plane take, however small they are (cycles).
 STRIP_CYCLES, PLANE_CYCLES = 25, 10
 #: What the totals of some lines of taps take (cycles).
@@ -97,7 +97,7 @@ def grad_weight_strips(layout: Layout) -> Draft:
     passes, line_cycles = _weigh_cycles(kernel, step)
     per_image = strips * (passes * STRIP_CYCLES + layout.out_height * line_cycles)
     cycles = layout.out_channels * (PLANE_CYCLES + passes * TOTALS_CYCLES + layout.images * per_image)
-    cycles *= WORTH.get(kernel.isa, 0.85)
+    cycles *= WORTH if kernel.isa == "avx512" else WORTH_NARROW
     yield layout.cost(cycles)
     groups_per_task = max(1, layout.groups // TASKS)
     sizes = {
@@ -180,7 +180,7 @@ def _pieces(layout: Layout, kernel: MicroKernel, line: int, strips: int, cycles:
     pieces = max(-(-lines // most), min(wanted, lines // PIECE_LINES), 1)
     per_strip = pieces * STRIP_CYCLES + (lines + pieces * (kernel.rows - 1) / 2) * cycles
     cycles = layout.images * planes * (PLANE_CYCLES + strips * per_strip)
-    return -(-lines // pieces), layout.cost(cycles * WORTH.get(kernel.isa, 0.85))
+    return -(-lines // pieces), layout.cost(cycles * (WORTH if kernel.isa == "avx512" else WORTH_NARROW))
 
 
 def _step(layout: Layout, kernel: MicroKernel, sizes: dict[str, int], high: int) -> Step:
