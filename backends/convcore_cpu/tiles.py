@@ -70,11 +70,12 @@ def call_cycles(row: MicroKernel) -> float:
 
 
 def panel_kernel(
-    micro_kernels: Iterable[MicroKernel], rows: int, pixels: int, terms: float = math.inf
+    micro_kernels: Iterable[MicroKernel], rows: int, pixels: int, terms: float = math.inf, wide: float = 1.0
 ) -> tuple[MicroKernel, float]:
     """Return the panel micro-kernel that takes the fewest cycles for one term of so many rows and pixels, and those.
 
-    ``terms`` are so many that share what a call takes besides.
+    ``terms`` are so many that share what a call takes besides.  Of those that take up to ``wide`` times as long as the
+    best, it is the widest.
     """
     share = 1 / max(terms, 1)
     candidates = [
@@ -85,7 +86,10 @@ def panel_kernel(
         for row in micro_kernels
         if row.algorithm == "panel"
     ]
-    return min(candidates, key=lambda candidate: candidate[1])
+    best = min(candidates, key=lambda candidate: candidate[1])
+    if wide == 1.0:
+        return best
+    return max((each for each in candidates if each[1] <= wide * best[1]), key=lambda each: each[0].columns)
 
 
 def _panel_cycles(row: MicroKernel) -> float:

@@ -69,7 +69,7 @@ typedef struct {
     index_t vectors;
     void *seen; /* NULL, or a vector of numbers: those that are not finite are told by NaN in it */
     index_t groups, in_group, out_group;
-    index_t lines, in_line, out_line, count; /* of pixels; how many in a line */
+    index_t lines, in_line, out_line, count; /* of pixels; how many in a line, or, unless 0, of a vector are stored */
 } transform_loop;
 
 typedef void outer_function(const outer_loop *loop, const void *a, const void *b, const void *init, void *out);

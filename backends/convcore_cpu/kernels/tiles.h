@@ -60,12 +60,10 @@ static void NAMED(transform_columns)(const tiles_step *s, index_t width, index_t
     const tiles_sizes *z = &s->sizes;
     const index_t lanes = s->points->columns, whole = (z->lanes - lane) / lanes;
     const index_t vectors = (count + lanes - 1) / lanes, full = vectors < whole ? vectors : whole;
-    index_t in_offsets[MAX_POINTS], last_offsets[MAX_POINTS];
-    _Alignas(64) TYPE last[MAX_POINTS * MAX_POINTS * MAX_LANES];
+    index_t in_offsets[MAX_POINTS];
     for (index_t a = 0; a < z->line_n; a++) {
         const index_t *line = s->piece_lines + 2 * (piece * z->line_n + a);
         in_offsets[a] = line[0] + line[1] * width;
-        last_offsets[a] = a * z->column_n * lanes;
     }
     transform_loop loop = {.in_offsets = in_offsets,
                            .out_offsets = s->out_offsets,
@@ -75,13 +73,8 @@ static void NAMED(transform_columns)(const tiles_step *s, index_t width, index_t
                            .out_group = z->dst_point};
     ((transform_function *)s->points->function)(&loop, half, v + lane);
     if (full == vectors) return;
-    /* The block ends within a vector. */
-    const index_t left = count - full * lanes;
-    loop.out_offsets = last_offsets, loop.vectors = 1, loop.out_group = lanes;
-    ((transform_function *)s->points->function)(&loop, half + full * lanes, last);
-    for (index_t point = 0; point < z->line_n * z->column_n; point++) {
-        memcpy(v + point * z->dst_point + lane + full * lanes, last + point * lanes, (size_t)left * sizeof(TYPE));
-    }
+    loop.vectors = 1, loop.count = count - full * lanes; /* the block ends within a vector */
+    ((transform_function *)s->points->function)(&loop, half + full * lanes, v + lane + full * lanes);
 }
 
 /* Where a run finds its pixels in an image that it may read in place: nothing is padded, lines are dense, and what is

@@ -170,7 +170,8 @@ static inline __attribute__((always_inline)) void NAMED(along)(const int kind, c
             else if (kind == NAMED(FROM_TAPS)) NAMED(weight_points)(n, r, a, b);
             else NAMED(results_of)(m, n, a, b);
             UNROLL for (int i = 0; i < to; i++) {
-                *(NAMED(vector) *)(target + loop->out_offsets[i]) = b[i];
+                if (loop->count) NAMED(store_lanes)(target + loop->out_offsets[i], b[i], loop->count);
+                else *(NAMED(vector) *)(target + loop->out_offsets[i]) = b[i];
                 if (kind == NAMED(TO_RESULTS)) seen += NAMED(not_finite)(b[i]);
             }
         }
