@@ -20,6 +20,7 @@ from convcore_cpu.correlate import (
     exact_in_place,
     forward_direction,
     grad_input_direction,
+    is_in_pages,
     place_result,
     weight_taps,
 )
@@ -44,6 +45,8 @@ MAX_LANES = 16
 # What it takes to pack an element of the weight tap by tap, to copy one to a band, and to store one of the result
 # (cycles).
 TAP_CYCLES, BAND_CYCLES, STORE_CYCLES = 0.8, 0.4, 0.5
+# The same where each is in another page.
+FAR_TAP_CYCLES = 1.5
 #: How many times as long as the model says pieces on the stack take (measured: 1.1 to 2).
 ON_STACK = 1.5
 
@@ -168,7 +171,7 @@ def _cycles(layout: Layout, direction: Direction, kernel: MicroKernel, pieces: P
         return ON_STACK * (cycles + weights * packed * TAP_CYCLES)
     if layout.prepacked or direction.weight_term == layout.taps:
         return cycles
-    return cycles + weights * rows * TAP_CYCLES
+    return cycles + weights * rows * (FAR_TAP_CYCLES if is_in_pages(layout, direction) else TAP_CYCLES)
 
 
 def _extent(direction: Direction) -> tuple[int, int]:

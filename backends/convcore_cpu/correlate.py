@@ -19,6 +19,9 @@ from convcore_cpu.tiles import outer_kernel, padded
 CALL_CYCLES = 60.0
 #: How many times as long groups take as their tiles alone (measured: 1.0 to 1.4).
 GROUPED = 1.15
+#: What an element of a large weight takes more whose neighbours in a row of A are in other pages (cycles; bytes), where
+#: one unit multiplies vectors and so hides what is nearer.
+FAR_CYCLES, FAR_BYTES, PAGE = 2.0, 6 << 20, 4096
 #: What an element of the result takes more whose neighbour another gather stores (cycles).
 APART_CYCLES = 2.0
 
@@ -217,6 +220,12 @@ def gather_sizes(
     }
 
 
+def is_in_pages(layout: Layout, direction: Direction) -> bool:
+    """Whether the second-level caches do not hold the weight, and each term of a row is in a page of its own."""
+    weights = layout.out_channels * layout.c_per_group * layout.taps
+    return weights * layout.itemsize >= FAR_BYTES and direction.weight_term * layout.itemsize >= PAGE
+
+
 def stored_apart(layout: Layout, direction: Direction, gather: Gather) -> float:
     """Return the cycles it takes more to store what has other gathers' pixels between its own."""
     stored = layout.images * layout.groups * gather.lines * gather.width * len(direction.rows)
@@ -263,6 +272,8 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
             found.append(kernel)
             cycles += grouped * per_term * max(terms * taps, layout.images * layout.groups)
             cycles += stored_apart(layout, direction, gather)
+            if kernel.multiply > 0.5 and is_in_pages(layout, direction):
+                cycles += FAR_CYCLES * layout.images * layout.out_channels * layout.c_per_group * taps
         return found, cycles
 
     planes = layout.in_place(FIRST, direction.lines, direction.columns)
