@@ -282,6 +282,7 @@ def _pack_weight(
             dst_line_phase=wide,
             dst_column_phase=panel,
             dst_line=wide if is_line else len(taps) * wide,
+            phases_per_task=1 if is_line else layout.blocks_at_once(wide),
         )
         steps = (step,)
     if layout.prepacked:

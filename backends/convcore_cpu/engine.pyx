@@ -114,6 +114,8 @@ _listed = _list_micro_kernels()
 MAX_BAND_BYTES = kernels.MAX_BAND_BYTES
 #: Tiles a task of ``kernels/panels.h`` may have.
 MAX_TILES_PER_TASK = kernels.MAX_TILES_PER_TASK
+#: Phases of columns a task of ``kernels/pack.h`` may copy.
+MAX_PHASES_PER_TASK = kernels.MAX_PHASES_PER_TASK
 #: The micro-kernels of every instruction set that was compiled, worst first.
 MICRO_KERNELS = {isa: rows for isa, (_, rows) in _listed.items()}
 #: The instruction sets this processor has, worst first.

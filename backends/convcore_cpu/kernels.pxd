@@ -28,6 +28,7 @@ cdef extern from "kernels/steps.h" nogil:
     enum:
         FIRST, SECOND, BIAS, OUT, WORKSPACE, SCRATCH, NAN_SEEN, BUFFERS
         MAX_TILES_PER_TASK
+        MAX_PHASES_PER_TASK
         MAX_BAND_BYTES
 
     ctypedef void (*task_function)(const void *step, char **buffers, index_t images, index_t task) noexcept nogil
@@ -38,7 +39,7 @@ cdef extern from "kernels/steps.h" nogil:
     ctypedef struct pack_sizes:
         index_t src_buffer, src_offset, src_image, src_channel
         index_t dst_offset, dst_image, dst_channel, dst_line_phase, dst_column_phase, dst_line, dst_column
-        index_t channels, line_phases, column_phases, line_blocks, lines_per_block, negate
+        index_t channels, line_phases, column_phases, phases_per_task, line_blocks, lines_per_block, negate
 
     ctypedef struct pack_step:
         pack_sizes sizes

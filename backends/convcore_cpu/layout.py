@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 
 from convcore.spi import Problem
-from convcore_cpu.engine import MicroKernel
+from convcore_cpu.engine import MAX_PHASES_PER_TASK, MicroKernel
 from convcore_cpu.geometry import PlaneAxis, Tap, forward_axis
 from convcore_cpu.program import (
     BIAS,
@@ -44,6 +44,10 @@ TASKS = 32
 FAST_BAND_BYTES = 24 << 10
 # What one packing task copies (elements).
 BLOCK = 16384
+#: Added to the distance between what is read or written in turns, so that it is not all in one set of a cache (elements).
+SPREAD = 16
+#: What a task that packs several blocks of columns reads of a line at a time (bytes).
+RUN_BYTES = 512
 #: What share of other elements one takes that is copied as part of a line, by vectors.
 COLLECTED = 0.5
 
@@ -388,10 +392,11 @@ class Layout:
         images: int = 1,
         channels: int = 1,
         dst_column: int = 1,
+        phases_per_task: int = 1,
         **sizes: int,
     ) -> Step:
         """Return one packing step; ``images`` counts if it is not per image, and strides left out are zero."""
-        lines_per_block = max(1, BLOCK // int(columns[0, 0]))
+        lines_per_block = max(1, BLOCK // (int(columns[0, 0]) * max(1, int(columns[0, 4]))))
         blocks = -(-int(lines[0, 0]) // lines_per_block)
         strides = ("src_offset", "src_image", "src_channel", "dst_image", "dst_channel", "negate")
         strides += ("dst_line_phase", "dst_column_phase")
@@ -402,13 +407,14 @@ class Layout:
             "channels": channels,
             "line_phases": len(lines),
             "column_phases": len(columns),
+            "phases_per_task": phases_per_task,
             "line_blocks": blocks,
             "lines_per_block": lines_per_block,
         }
         tables = {"lines": lines, "columns": columns, "fill": np.array([fill], _NUMPY[self.type])}
         if outside is not None:
             tables |= {"line_of": outside[0], "column_of": outside[1]}
-        tasks = images * channels * len(lines) * len(columns) * blocks
+        tasks = images * channels * len(lines) * -(-len(columns) // phases_per_task) * blocks
         planes = images * channels * (self.images if per_image else 1)
         elements = planes * sum(lines[:, 0].tolist()) * sum(columns[:, 0].tolist())
         collect = self.collect if self.is_direct(operand) and dst_column == 1 and not sizes["negate"] else ""
@@ -416,6 +422,10 @@ class Layout:
         turn = self.turn if self.is_direct(operand) and self.type != "i64" else ""
         task = f"pack_{self.source(operand)}_{self.type}"
         return Step(task, tasks, sizes, per_image, tables=tables, transform=turn, fill=collect)
+
+    def blocks_at_once(self, columns: int) -> int:
+        """Return how many blocks of so many columns, side by side in the source, a task packs."""
+        return max(1, min(MAX_PHASES_PER_TASK, RUN_BYTES // (columns * self.itemsize)))
 
     def clear(self, offset: int, lines: int, width: int) -> Step:
         """Return the step that fills a piece of the workspace with zeros: it packs an operand with no pixel inside."""

@@ -24,7 +24,7 @@ from convcore_cpu.correlate import (
     weight_taps,
 )
 from convcore_cpu.engine import MAX_TILES_PER_TASK, MicroKernel
-from convcore_cpu.layout import Layout, Planes, whole
+from convcore_cpu.layout import SPREAD, Layout, Planes, whole
 from convcore_cpu.program import FIRST, SECOND, WORKSPACE, Draft, Step, UnsupportedError
 from convcore_cpu.tiles import padded, panel_kernel
 
@@ -166,35 +166,47 @@ def _packed_terms(
     if not layout.is_direct(SECOND):
         raise UnsupportedError("its algorithm 'panels' does not convert the weight of a strided grad_input")
     channels, rows, high = group_channels(layout, direction), len(direction.rows), kernel.rows
-    block = channels * len(taps) * high
+    # Blocks are written in turns, so they must not all fall into the same set of a cache.
+    block = channels * len(taps) * high + SPREAD
     group = len(index) // high * block
     offset = layout.reserve(layout.groups * group)
     row = direction.weight_row
-    # Whole blocks are packed by some steps, what is left over by others; a line is a channel, or a block of rows.
-    side_by_side = row == 1 and len(taps) == 1
+    sizes = {"per_image": False, "images": layout.groups, "src_image": direction.weight_group, "dst_image": group}
     packing = []
-    for first, count, wide in ((0, rows // high, high), (rows // high, 1, rows % high)):
-        if not count or not wide or not len(taps):
-            continue
-        lines, line = (channels, direction.weight_term) if side_by_side else (count, high * row)
-        packing.append(
-            layout.pack_step(
-                SECOND,
-                lines=whole(lines, line, taps),
-                columns=whole(wide, row),
-                per_image=False,
-                images=layout.groups,
-                channels=count if side_by_side else channels,
-                src_offset=first * high * row,
-                src_image=direction.weight_group,
-                src_channel=high * row if side_by_side else direction.weight_term,
-                dst_offset=offset + first * block,
-                dst_image=group,
-                dst_channel=block if side_by_side else len(taps) * high,
-                dst_line_phase=high,
-                dst_line=high if side_by_side else block,
-            )
+    if row == 1 and len(taps) == 1:
+        # A line of the weight is all rows of a channel; of each a block of rows has its part.
+        columns = np.array([[high, 0, min(high, rows - m), m, 1] for m in range(0, rows, high)], np.int64)
+        step = layout.pack_step(
+            SECOND,
+            lines=whole(channels, direction.weight_term, taps),
+            columns=columns.reshape(-1, 5),
+            dst_offset=offset,
+            dst_line=high,
+            dst_column_phase=block,
+            phases_per_task=layout.blocks_at_once(high),
+            **sizes,
         )
+        packing += [step] if rows else []
+    else:
+        # Whole blocks are packed by some steps, what is left over by others; a line is a block of rows.
+        for first, count, wide in ((0, rows // high, high), (rows // high, 1, rows % high)):
+            if not count or not wide or not len(taps):
+                continue
+            packing.append(
+                layout.pack_step(
+                    SECOND,
+                    lines=whole(count, high * row, taps),
+                    columns=whole(wide, row),
+                    channels=channels,
+                    src_offset=first * high * row,
+                    src_channel=direction.weight_term,
+                    dst_offset=offset + first * block,
+                    dst_channel=len(taps) * high,
+                    dst_line_phase=high,
+                    dst_line=block,
+                    **sizes,
+                )
+            )
     return Terms(
         buffer=WORKSPACE,
         offset=offset,

@@ -20,7 +20,7 @@ from convcore.spi import Problem
 from convcore_cpu.correlate import forward, grad_input
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.geometry import PlaneAxis
-from convcore_cpu.layout import TASKS, Layout
+from convcore_cpu.layout import SPREAD, TASKS, Layout
 from convcore_cpu.program import Draft, Program, Step, UnsupportedError, finished
 from convcore_cpu.tiles import padded, panel_kernel
 
@@ -40,13 +40,13 @@ FUSED_TILES = 200
 ROW_BYTES = 4 << 20
 #: Tiles transformed at a time, which have lines of the image in common.
 TILES_AT_ONCE = 96
-#: Added to the distance between points, so that they do not all fall into the same set of a cache (elements).
-SPREAD = 16
 #: Taps of a kernel there is room for on the stack, MAX_TAPS of ``kernels/micro.h``.
 MOST_TAPS = 128
 # What transforms take (cycles), fitted to 120 programs of 20 layers: a line of a tile of a channel that is read, and a
 # point; a point of a row that is written, and a result.
 LINE_CYCLES, INPUT_CYCLES, OUTPUT_CYCLES, RESULT_CYCLES = 4.5, 0.75, 0.37, 0.32
+# How much more it is with 16 registers.
+CROWDED = 1.3
 # How much of that it is where the points of a block stay near the core.
 NEAR = 0.8
 # 16 taps of a kernel or fewer, turned together; a point where it is multiplied, in the last-level cache, beyond
@@ -304,8 +304,13 @@ def _cycles(layout: Layout, direction: Direction) -> float:
     turned = 0 if layout.prepacked else kernels * -(-layout.taps // 16) * TURN_CYCLES
     each_row = points * OUTPUT_CYCLES + direction.results * RESULT_CYCLES
     transforms = tiles * (direction.channels * input_cycles(direction) + direction.rows * each_row)
-    transforms *= 2 * kernel.multiply * (NEAR if block_kernel else 1.0)
+    transforms *= vector_turns(kernel) * (NEAR if block_kernel else 1.0)
     return START_CYCLES + points * direction.terms * products + weights * each + turned + transforms
+
+
+def vector_turns(kernel: MicroKernel) -> float:
+    """Return the turns that 16 elements take, where a whole vector of AVX-512 takes one."""
+    return 2 * kernel.multiply * 16 / kernel.lanes * (CROWDED if kernel.isa != "avx512" else 1.0)
 
 
 def input_cycles(direction: Direction) -> float:

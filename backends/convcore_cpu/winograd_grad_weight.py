@@ -13,12 +13,11 @@ import numpy as np
 
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.grad_weight import grad_weight_direct
-from convcore_cpu.layout import TASKS, Layout
+from convcore_cpu.layout import SPREAD, TASKS, Layout
 from convcore_cpu.program import WORKSPACE, Draft, Stages, Step, finished
 from convcore_cpu.tiles import padded, panel_kernel
 from convcore_cpu.winograd import (
     POINT_BYTES,
-    SPREAD,
     START_CYCLES,
     Direction,
     admit,
@@ -26,6 +25,7 @@ from convcore_cpu.winograd import (
     shares,
     square_kernel,
     tiles_step,
+    vector_turns,
 )
 
 TAPS = 9
@@ -315,6 +315,5 @@ def _cycles(layout: Layout, direction: Direction) -> float:
         + sums * (NEAR_SUM_CYCLES if near else sum_cycles)
         + tiles
         * (layout.channels * input_cycles(direction) + layout.out_channels * GRAD_CYCLES[m])
-        * 2
-        * kernel.multiply
+        * vector_turns(kernel)
     )

@@ -104,23 +104,40 @@ static inline f64_vector f64_load_lanes(const f64 *from, index_t count) {
 static inline i64_vector i64_load_lanes(const i64 *from, index_t count) {
     return (i64_vector)_mm256_maskload_epi64((const long long *)from, LANES_64(count));
 }
+/* Stores are in pieces, from the first lane that is wanted on: AMD's processors before Zen 4 take 15 to 20 cycles for a
+ * masked one, a few for all the pieces of a vector. */
+static const int32_t lane_numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7};
 static inline void f32_store_lanes(f32 *to, f32_vector value, index_t count) {
-    _mm256_maskstore_ps(to, LANES_32(count), (__m256)value);
+    if (count >= 8) {
+        *(f32_vector *)to = value;
+        return;
+    }
+    __m128 lanes = _mm256_castps256_ps128((__m256)value);
+    if (count & 4) {
+        _mm_storeu_ps(to, lanes);
+        lanes = _mm256_extractf128_ps((__m256)value, 1), to += 4;
+    }
+    if (count & 2) {
+        _mm_storel_pi((__m64 *)to, lanes);
+        lanes = _mm_movehl_ps(lanes, lanes), to += 2;
+    }
+    if (count & 1) _mm_store_ss(to, lanes);
 }
 static inline void f64_store_lanes(f64 *to, f64_vector value, index_t count) {
-    _mm256_maskstore_pd(to, LANES_64(count), (__m256d)value);
+    f32_store_lanes((f32 *)to, (f32_vector)value, 2 * count);
 }
 static inline void i64_store_lanes(i64 *to, i64_vector value, index_t count) {
-    _mm256_maskstore_epi64((long long *)to, LANES_64(count), (__m256i)value);
+    f32_store_lanes((f32 *)to, (f32_vector)value, 2 * count);
 }
 static inline void f32_store_between(f32 *to, f32_vector value, index_t lo, index_t hi) {
-    _mm256_maskstore_ps(to, _mm256_andnot_si256(LANES_32(lo), LANES_32(hi)), (__m256)value);
+    const __m256i from = _mm256_loadu_si256((const __m256i *)(lane_numbers + (lo < 8 ? lo : 8)));
+    if (lo < hi) f32_store_lanes(to + lo, (f32_vector)_mm256_permutevar8x32_ps((__m256)value, from), hi - lo);
 }
 static inline void f64_store_between(f64 *to, f64_vector value, index_t lo, index_t hi) {
-    _mm256_maskstore_pd(to, _mm256_andnot_si256(LANES_64(lo), LANES_64(hi)), (__m256d)value);
+    f32_store_between((f32 *)to, (f32_vector)value, 2 * lo, 2 * hi);
 }
 static inline void i64_store_between(i64 *to, i64_vector value, index_t lo, index_t hi) {
-    _mm256_maskstore_epi64((long long *)to, _mm256_andnot_si256(LANES_64(lo), LANES_64(hi)), (__m256i)value);
+    f32_store_between((f32 *)to, (f32_vector)value, 2 * lo, 2 * hi);
 }
 #else
 #define LANES_OF(type)                                                                                                 \
@@ -145,14 +162,14 @@ LANES_OF(f64)
 LANES_OF(i64)
 #endif
 
-/* A set of lanes: those first .. last-1, as far as there are any.  Loads and stores of a set touch no other element;
- * other lanes are zero when loaded, or when only those of a set are wanted.  HAS_SETS where vectors are loaded so.
+/* A set of lanes: those first .. last-1, as far as there are any.  Loads of a set touch no other element; other
+ * lanes are zero when loaded, or when only those of a set are wanted.  HAS_SETS where vectors are loaded so.
  */
 #if defined(HAS_LANE_MASKS) || defined(HAS_MASKED_LOADS)
 #define HAS_SETS
 #endif
 #if defined(HAS_LANE_MASKS)
-#define SETS_OF(type, mask, load, store, only, suffix)                                                                 \
+#define SETS_OF(type, mask, load, only, suffix)                                                                        \
     typedef mask type##_set;                                                                                           \
     static inline type##_set type##_set_of(index_t first, index_t last) {                                              \
         enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
@@ -163,16 +180,13 @@ LANES_OF(i64)
     static inline type##_vector type##_load_set(const type *from, type##_set set) {                                    \
         return (type##_vector)INTRINSIC(load)(set, from);                                                              \
     }                                                                                                                  \
-    static inline void type##_store_set(type *to, type##_vector value, type##_set set) {                               \
-        INTRINSIC(store)(to, set, (VECTOR_TYPE(suffix))value);                                                         \
-    }                                                                                                                  \
     static inline type##_vector type##_of_set(type##_vector value, type##_set set) {                                   \
         return (type##_vector)INTRINSIC(only)(set, (VECTOR_TYPE(suffix))value);                                        \
     }
-SETS_OF(f32, __mmask16, maskz_loadu_ps, mask_storeu_ps, maskz_mov_ps, )
-SETS_OF(f64, __mmask8, maskz_loadu_pd, mask_storeu_pd, maskz_mov_pd, d)
+SETS_OF(f32, __mmask16, maskz_loadu_ps, maskz_mov_ps, )
+SETS_OF(f64, __mmask8, maskz_loadu_pd, maskz_mov_pd, d)
 #elif defined(HAS_MASKED_LOADS)
-#define SETS_OF(type, load, store, as)                                                                                 \
+#define SETS_OF(type, load)                                                                                            \
     typedef type##_mask type##_set;                                                                                    \
     static inline type##_set type##_set_of(index_t first, index_t last) {                                              \
         enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
@@ -183,12 +197,9 @@ SETS_OF(f64, __mmask8, maskz_loadu_pd, mask_storeu_pd, maskz_mov_pd, d)
     static inline type##_vector type##_load_set(const type *from, type##_set set) {                                    \
         return (type##_vector)load(from, (__m256i)set);                                                                \
     }                                                                                                                  \
-    static inline void type##_store_set(type *to, type##_vector value, type##_set set) {                               \
-        store(to, (__m256i)set, (as)value);                                                                            \
-    }                                                                                                                  \
     static inline type##_vector type##_of_set(type##_vector value, type##_set set) {                                   \
         return (type##_vector)((type##_mask)value & set);                                                              \
     }
-SETS_OF(f32, _mm256_maskload_ps, _mm256_maskstore_ps, __m256)
-SETS_OF(f64, _mm256_maskload_pd, _mm256_maskstore_pd, __m256d)
+SETS_OF(f32, _mm256_maskload_ps)
+SETS_OF(f64, _mm256_maskload_pd)
 #endif

@@ -10,8 +10,8 @@
  *
  * Where there is a micro-kernel for it, it copies what is inside (collect.h), or turns it (turn.h).
  *
- * A task copies one block of lines of one phase of one channel; all phases of a block follow each other, for they read
- * the same part of the source.  Instantiated for each SOURCE and TYPE.
+ * A task copies one block of lines of one phase of one channel, or of some phases of columns; all phases of a block
+ * follow each other, for they read the same part of the source.  Instantiated for each SOURCE and TYPE.
  */
 static inline void SOURCED(copy_line)(TYPE *dst, index_t dst_step, const SOURCE *src, index_t src_step, index_t count,
                                       int negate) {
@@ -55,26 +55,24 @@ static inline void SOURCED(gather)(TYPE *dst, index_t dst_step, const SOURCE *sr
     for (index_t j = 0; j < count; j++) dst[j * dst_step] = (TYPE)src[of[j]];
 }
 
-static void SOURCED(pack)(const void *step, char *const *buffers, index_t images, index_t task) {
-    const pack_step *s = step;
+/* Whether lines of the source become columns. */
+static inline int SOURCED(is_turned)(const pack_sizes *z, const axis *lines, const axis *columns) {
+    return lines->step == 1 && columns->step != 1 && z->dst_column == 1 && !z->negate && lines->lo == 0 &&
+           lines->hi == lines->size && columns->lo == 0;
+}
+
+/* What one phase of columns has, from line `first` on, except what was `collected`. */
+static void SOURCED(pack_phase)(const pack_step *s, const SOURCE *src, index_t line_phase, index_t column_phase,
+                                index_t first, index_t last, int collected, TYPE *dst) {
     const pack_sizes *z = &s->sizes;
-    const index_t line_phase = task % z->line_phases, column_phase = task / z->line_phases % z->column_phases;
-    const index_t block = task / z->line_phases / z->column_phases % z->line_blocks;
-    const index_t plane = task / z->line_phases / z->column_phases / z->line_blocks;
-    const index_t image = plane / z->channels, channel = plane % z->channels;
     const axis lines = s->lines[line_phase], columns = s->columns[column_phase];
-    const SOURCE *src =
-        (const SOURCE *)buffers[z->src_buffer] + z->src_offset + image * z->src_image + channel * z->src_channel;
-    TYPE *dst = (TYPE *)buffers[WORKSPACE] + z->dst_offset + image * z->dst_image + channel * z->dst_channel +
-                line_phase * z->dst_line_phase + column_phase * z->dst_column_phase;
     const TYPE fill = *(const TYPE *)s->fill;
     const index_t *const line_of = s->line_of ? s->line_of + line_phase * lines.size : NULL;
     const index_t *const column_of = s->column_of ? s->column_of + column_phase * columns.size : NULL;
-    const index_t first = block * z->lines_per_block;
-    const index_t last = first + z->lines_per_block < lines.size ? first + z->lines_per_block : lines.size;
-    (void)images;
-    const int turned = lines.step == 1 && columns.step != 1 && z->dst_column == 1 && !z->negate && lines.lo == 0 &&
-                       lines.hi == lines.size && columns.lo == 0;
+    const int turned = SOURCED(is_turned)(z, &lines, &columns);
+    const int inside = columns.lo == 0 && columns.hi == columns.size && lines.lo <= first && last <= lines.hi;
+    if (collected && inside) return;
+    dst += column_phase * z->dst_column_phase;
     if (turned && s->turn) {
         const index_t lanes = s->turn->columns, whole = columns.hi / lanes * lanes;
         const turn_loop loop = {columns.step, z->dst_line, last - first, 0};
@@ -87,18 +85,6 @@ static void SOURCED(pack)(const void *step, char *const *buffers, index_t images
     } else if (turned) {
         SOURCED(turn)(dst + first * z->dst_line, z->dst_line, src + lines.base + columns.base + first, columns.step,
                       last - first, columns.hi);
-    }
-    const index_t top = first < lines.lo ? lines.lo : first, bottom = last < lines.hi ? last : lines.hi;
-    const int collected = s->collect && !turned;
-    if (collected && bottom > top) {
-        const pixel_run run = {columns.lo, columns.hi - columns.lo, columns.base + columns.lo * columns.step};
-        const collect_loop loop = {.runs = &run,
-                                   .count = 1,
-                                   .length = bottom - top,
-                                   .columns = z->dst_line,
-                                   .step = columns.step,
-                                   .term = lines.step};
-        ((collect_function *)s->collect->function)(&loop, src + lines.base + top * lines.step, dst + top * z->dst_line);
     }
     for (index_t i = first; i < last; i++) {
         TYPE *line = dst + i * z->dst_line;
@@ -120,5 +106,46 @@ static void SOURCED(pack)(const void *step, char *const *buffers, index_t images
             SOURCED(fill_line)(line, z->dst_column, columns.lo, fill);
             SOURCED(fill_line)(right, z->dst_column, columns.size - columns.hi, fill);
         }
+    }
+}
+
+static void SOURCED(pack)(const void *step, char *const *buffers, index_t images, index_t task) {
+    const pack_step *s = step;
+    const pack_sizes *z = &s->sizes;
+    const index_t phase_tasks = (z->column_phases + z->phases_per_task - 1) / z->phases_per_task;
+    const index_t line_phase = task % z->line_phases,
+                  first_phase = task / z->line_phases % phase_tasks * z->phases_per_task;
+    const index_t block = task / z->line_phases / phase_tasks % z->line_blocks;
+    const index_t plane = task / z->line_phases / phase_tasks / z->line_blocks;
+    const index_t image = plane / z->channels, channel = plane % z->channels;
+    const index_t phases_left = z->column_phases - first_phase;
+    const index_t phases = phases_left < z->phases_per_task ? phases_left : z->phases_per_task;
+    const axis lines = s->lines[line_phase], *const columns = s->columns + first_phase;
+    const SOURCE *src =
+        (const SOURCE *)buffers[z->src_buffer] + z->src_offset + image * z->src_image + channel * z->src_channel;
+    TYPE *dst = (TYPE *)buffers[WORKSPACE] + z->dst_offset + image * z->dst_image + channel * z->dst_channel +
+                line_phase * z->dst_line_phase;
+    const index_t first = block * z->lines_per_block;
+    const index_t last = first + z->lines_per_block < lines.size ? first + z->lines_per_block : lines.size;
+    const index_t top = first < lines.lo ? lines.lo : first, bottom = last < lines.hi ? last : lines.hi;
+    const int collected = s->collect && !SOURCED(is_turned)(z, &lines, columns);
+    (void)images;
+    if (collected && bottom > top) {
+        pixel_run runs[MAX_PHASES_PER_TASK];
+        for (index_t v = 0; v < phases; v++) {
+            const index_t lo = columns[v].lo, count = columns[v].hi - lo;
+            runs[v] = (pixel_run){v * z->dst_column_phase + lo, count, columns[v].base + lo * columns[v].step};
+        }
+        const collect_loop loop = {.runs = runs,
+                                   .count = phases,
+                                   .length = bottom - top,
+                                   .columns = z->dst_line,
+                                   .step = columns->step,
+                                   .term = lines.step};
+        ((collect_function *)s->collect->function)(&loop, src + lines.base + top * lines.step,
+                                                   dst + first_phase * z->dst_column_phase + top * z->dst_line);
+    }
+    for (index_t v = first_phase; v < first_phase + phases; v++) {
+        SOURCED(pack_phase)(s, src, line_phase, v, first, last, collected, dst);
     }
 }

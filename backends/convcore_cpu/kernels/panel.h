@@ -10,7 +10,8 @@
  * is read where it lies: at even steps a row of a weight, a line of pixels, or the points of a transform; from a table
  * the taps of pixels.  Without tables of offsets it takes 15 % less time than outer.h.
  *
- * Blocking as in outer.h, two terms at a time.  The order of additions for an element depends on nothing but the loop.
+ * Blocking as in outer.h, two terms at a time where that leaves registers enough.  The order of additions for an
+ * element depends on nothing but the loop.
  *
  * The caller guarantees that out has `columns` elements in each row.  Edges are the caller's: it repeats a row of A, or
  * drops lanes.
@@ -30,7 +31,7 @@ static inline __attribute__((always_inline)) void NAMED(panel_term)(const int ro
 static inline __attribute__((always_inline)) void NAMED(panel)(const int rows, const int vectors,
                                                                const panel_loop *loop, const TYPE *a, const TYPE *b,
                                                                const TYPE *init, TYPE *out) {
-    enum { LANES = VECTOR_BYTES / sizeof(TYPE), AT_ONCE = 2 };
+    enum { LANES = VECTOR_BYTES / sizeof(TYPE), AT_ONCE = VECTOR_REGISTERS > 16 ? 2 : 1 };
     NAMED(vector) sum[MAX_TILE_ROWS][MAX_TILE_VECTORS];
     const TYPE *a_at[MAX_TILE_ROWS];
     UNROLL for (int m = 0; m < rows; m++) {

@@ -80,7 +80,6 @@ static inline __attribute__((always_inline)) void NAMED(gather_strip)(const int 
     const int depth = (taps + step - 1) / step, kept_taps = taps <= 3;
     const index_t at = column * step - z->left, left = z->out_width - column, kept = left < LANES ? left : LANES;
     const NAMED(strip_sets) sets = NAMED(sets_at)(taps, step, at, z->x_width, kept);
-    const NAMED(set) whole = NAMED(set_of)(0, kept);
     const NAMED(vector) start = init - (NAMED(vector)){0};
     NAMED(strip_taps) tap;
     NAMED(vector) sum[MAX_STRIP_TAPS], lanes[MAX_STRIP_TAPS];
@@ -107,7 +106,7 @@ static inline __attribute__((always_inline)) void NAMED(gather_strip)(const int 
         }
         if (j >= 0) {
             if (kept == LANES) *(NAMED(vector) *)out = sum[0];
-            else NAMED(store_set)(out, sum[0], whole);
+            else NAMED(store_lanes)(out, sum[0], kept);
             out += z->out_width;
         }
         UNROLL for (int t = 0; t < depth - 1; t++) sum[t] = sum[t + 1];
@@ -123,8 +122,7 @@ static inline __attribute__((always_inline)) void NAMED(scatter_strip)(const int
     enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
     const int depth = (taps + 1) / 2, kept_taps = taps <= 3;
     const index_t to = 2 * column - z->left;
-    const NAMED(set) low = NAMED(set_of)(-to, z->out_width - to);
-    const NAMED(set) high = NAMED(set_of)(-to - LANES, z->out_width - to - LANES);
+    const index_t before = to < 0 ? -to : 0, inside = z->out_width - to;
     const int whole = to >= 0 && to + 2 * LANES <= z->out_width;
     const NAMED(vector) start = init - (NAMED(vector)){0};
     NAMED(set) sets[MAX_STRIP_TAPS];
@@ -162,8 +160,8 @@ static inline __attribute__((always_inline)) void NAMED(scatter_strip)(const int
                 *(NAMED(vector) *)at = one;
                 *(NAMED(vector) *)(at + LANES) = other;
             } else {
-                NAMED(store_set)(at, one, low);
-                NAMED(store_set)(at + LANES, other, high);
+                NAMED(store_between)(at, one, before, inside < LANES ? inside : LANES);
+                if (inside > LANES) NAMED(store_lanes)(at + LANES, other, inside - LANES);
             }
         }
         UNROLL for (int t = 0; t < depth; t++) {
