@@ -9,11 +9,11 @@ from itertools import product
 
 import numpy as np
 
-from convcore_cpu.engine import MAX_TILES_PER_TASK, MicroKernel
+from convcore_cpu.engine import MicroKernel
 from convcore_cpu.geometry import PlaneAxis, Tap, gather_axis, sources
 from convcore_cpu.layout import FAST_BAND_BYTES, TASKS, Layout, Planes
 from convcore_cpu.program import FIRST, OUT, SECOND, WORKSPACE, Draft, Step
-from convcore_cpu.tiles import outer_kernel, padded
+from convcore_cpu.tiles import most_tiles, outer_kernel, padded
 
 #: What a call of a micro-kernel takes besides its terms (cycles).
 CALL_CYCLES = 60.0
@@ -292,7 +292,7 @@ def _tiles_per_task(layout: Layout, direction: Direction, gather: Gather, kernel
     lines = len(gather.line_taps) * len({tap.phase for tap in gather.column_taps})
     tile_bytes = group_channels(layout, direction) * lines * kernel.columns * layout.itemsize
     fair = layout.batch * layout.groups * tiles * len(direction.gathers) // TASKS
-    return max(1, min(MAX_TILES_PER_TASK, FAST_BAND_BYTES // max(tile_bytes, 1), fair))
+    return max(1, min(most_tiles(kernel), FAST_BAND_BYTES // max(tile_bytes, 1), fair))
 
 
 def correlate_steps(

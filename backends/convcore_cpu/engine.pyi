@@ -20,6 +20,7 @@ MICRO_KERNELS: dict[str, tuple[MicroKernel, ...]]
 ISAS: tuple[str, ...]
 MAX_BAND_BYTES: int
 MAX_TILES_PER_TASK: int
+MAX_PIXELS_PER_TASK: int
 MAX_PHASES_PER_TASK: int
 
 class CPUPlan(Plan):

@@ -112,8 +112,9 @@ _listed = _list_micro_kernels()
 
 #: Bytes there are on the stack for a band of ``kernels/sliding.h``.
 MAX_BAND_BYTES = kernels.MAX_BAND_BYTES
-#: Tiles a task of ``kernels/panels.h`` may have.
+#: Tiles, and pixels of them, a task of ``kernels/panels.h`` or ``correlate.h`` may have.
 MAX_TILES_PER_TASK = kernels.MAX_TILES_PER_TASK
+MAX_PIXELS_PER_TASK = kernels.MAX_PIXELS_PER_TASK
 #: Phases of columns a task of ``kernels/pack.h`` may copy.
 MAX_PHASES_PER_TASK = kernels.MAX_PHASES_PER_TASK
 #: The micro-kernels of every instruction set that was compiled, worst first.

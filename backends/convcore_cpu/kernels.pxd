@@ -28,6 +28,7 @@ cdef extern from "kernels/steps.h" nogil:
     enum:
         FIRST, SECOND, BIAS, OUT, WORKSPACE, SCRATCH, NAN_SEEN, BUFFERS
         MAX_TILES_PER_TASK
+        MAX_PIXELS_PER_TASK
         MAX_PHASES_PER_TASK
         MAX_BAND_BYTES
 

@@ -44,7 +44,7 @@ TASKS = 32
 FAST_BAND_BYTES = 24 << 10
 # What one packing task copies (elements).
 BLOCK = 16384
-#: Added to the distance between what is read or written in turns, so that it is not all in one set of a cache (elements).
+#: Added to the distance between what is reached in turns, so that it is not all in one set of a cache (elements).
 SPREAD = 16
 #: What a task that packs several blocks of columns reads of a line at a time (bytes).
 RUN_BYTES = 512

@@ -23,10 +23,10 @@ from convcore_cpu.correlate import (
     stored_apart,
     weight_taps,
 )
-from convcore_cpu.engine import MAX_TILES_PER_TASK, MicroKernel
+from convcore_cpu.engine import MicroKernel
 from convcore_cpu.layout import SPREAD, Layout, Planes, whole
 from convcore_cpu.program import FIRST, SECOND, WORKSPACE, Draft, Step, UnsupportedError
-from convcore_cpu.tiles import padded, panel_kernel
+from convcore_cpu.tiles import most_tiles, padded, panel_kernel
 
 #: What the panels of a task may take of the second-level cache (bytes).
 PANEL_BYTES = 512 << 10
@@ -250,7 +250,7 @@ def _step(
     gathers = len(direction.gathers)
     wanted = TASKS_PER_THREAD * layout.most_threads
     tiles_per_task = max(
-        1, min(MAX_TILES_PER_TASK, PANEL_BYTES // (at_once * tile_bytes), tiles * layout.groups * gathers // wanted)
+        1, min(most_tiles(kernel), PANEL_BYTES // (at_once * tile_bytes), tiles * layout.groups * gathers // wanted)
     )
     tile_tasks = -(-tiles // tiles_per_task)
     # The rows are shared out, and the panels copied for each share, only where there are too few tiles of pixels.

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from convcore_cpu.engine import MicroKernel
+from convcore_cpu.engine import MAX_PIXELS_PER_TASK, MAX_TILES_PER_TASK, MicroKernel
 
 #: A first-level cache: bytes of a line, lines of a set, sets.
 LINE, WAYS, SETS = 64, 12, 64
@@ -163,6 +163,11 @@ def _miss_cycles(rows: int, line_bytes: int) -> float:
     lines = [m * line_bytes // LINE for m in range(rows)]
     crowd = max(Counter(line % SETS for line in set(lines)).values())
     return 1.0 if crowd > 8 else 0.0
+
+
+def most_tiles(kernel: MicroKernel) -> int:
+    """Return how many tiles of pixels a task may have, so that lines are read and written as far as is worth it."""
+    return min(MAX_TILES_PER_TASK, MAX_PIXELS_PER_TASK // kernel.columns)
 
 
 def padded(rows: np.ndarray, multiple: int) -> np.ndarray:

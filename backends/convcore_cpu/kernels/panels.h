@@ -60,7 +60,7 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
     TYPE *out = (TYPE *)buffers[z->out_buffer] + z->out_offset + group * z->out_group;
     TYPE *panels = (TYPE *)buffers[SCRATCH], *sums = panels + z->sums_offset;
     const index_t panel = z->panel, tile_size = tile_rows * columns;
-    pixel_run in[MAX_TILES_PER_TASK * MAX_TILE_COLUMNS], to[MAX_TILES_PER_TASK][MAX_TILE_COLUMNS];
+    pixel_run in[MAX_PIXELS_PER_TASK], to[MAX_PIXELS_PER_TASK]; /* those of a tile begin at its first pixel */
     index_t in_count = 0, to_count[MAX_TILES_PER_TASK];
     TYPE init[MAX_TILE_ROWS] = {0};
     int nan_seen = 0;
@@ -71,7 +71,8 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
         const index_t before = in_count;
         in_count += NAMED(runs_of)(first, lanes, z->lines, z->width, z->b_image, z->pitch, z->b_column, in + before);
         for (index_t run = before; run < in_count; run++) in[run].lane += t * panel;
-        to_count[t] = NAMED(runs_of)(first, lanes, z->lines, z->width, z->out_image, z->out_line, z->out_column, to[t]);
+        to_count[t] = NAMED(runs_of)(first, lanes, z->lines, z->width, z->out_image, z->out_line, z->out_column,
+                                     to + t * columns);
     }
     for (index_t channel = 0; channel < z->channels || !channel; channel += z->channels_at_once) {
         const index_t rest = z->channels - channel, chunk = channel / z->channels_at_once;
@@ -93,9 +94,10 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
             for (index_t m = 0; bias && m < rows; m++) init[m] = bias[row + m];
             loop.a_row = s->a_row + row;
             for (index_t t = 0; t < tiles; t++) {
+                const pixel_run *const runs = to + t * columns;
                 const int in_place =
-                    to_count[t] == 1 && to[t][0].count == columns && z->out_column == 1 && rows == tile_rows;
-                TYPE *tile = in_place ? out + to[t][0].at : sums + ((parts ? block * tiles : 0) + t) * tile_size;
+                    to_count[t] == 1 && runs->count == columns && z->out_column == 1 && rows == tile_rows;
+                TYPE *tile = in_place ? out + runs->at : sums + ((parts ? block * tiles : 0) + t) * tile_size;
                 loop.out_row = in_place ? s->out_row + row : s->tile_row;
                 multiply(&loop, a + chunk * z->a_chunk, panels + t * panel, chunk ? NULL : init, tile);
                 if (!last) continue;
@@ -106,7 +108,7 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
                     nan_seen |= NAMED(has_nan)(tile + loop.out_row[m], lanes);
                 }
                 if (!in_place)
-                    NAMED(store_runs)(tile, columns, to[t], to_count[t], s->out_row + row, rows, z->out_column, out);
+                    NAMED(store_runs)(tile, columns, runs, to_count[t], s->out_row + row, rows, z->out_column, out);
             }
         }
     }

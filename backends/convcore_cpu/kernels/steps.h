@@ -35,7 +35,7 @@ typedef struct {
 } pack_step;
 
 /* correlate.h; panels.h too has so many tiles at most */
-enum { MAX_TILES_PER_TASK = 8 };
+enum { MAX_TILES_PER_TASK = 32, MAX_PIXELS_PER_TASK = 512 };
 enum tile_way { SIDE_BY_SIDE, IN_RUNS, BUFFERED }; /* how a tile of results is stored */
 typedef struct {
     index_t a_buffer, a_offset, a_group;

@@ -231,15 +231,11 @@ static inline __attribute__((always_inline)) void NAMED(transform)(NAMED(line_tr
             line(from, to);
             UNROLL for (int j = 0; j < o; j++) half[j][a] = to[j];
         }
-        NAMED(vector) all[MAX_POINTS][MAX_POINTS];
         UNROLL for (int j = 0; j < o; j++) {
             line(half[j], to);
-            UNROLL for (int i = 0; i < o; i++) all[i][j] = to[i];
-        }
-        UNROLL for (int i = 0; i < o; i++) {
-            UNROLL for (int j = 0; j < o; j++) {
-                ((NAMED(vector) *)(out + loop->out_offsets[i * o + j]))[v] = all[i][j];
-                if (watch) seen += NAMED(not_finite)(all[i][j]);
+            UNROLL for (int i = 0; i < o; i++) {
+                ((NAMED(vector) *)(out + loop->out_offsets[i * o + j]))[v] = to[i];
+                if (watch) seen += NAMED(not_finite)(to[i]);
             }
         }
     }
