@@ -40,7 +40,7 @@ cdef extern from "kernels/steps.h" nogil:
     ctypedef struct pack_sizes:
         index_t src_buffer, src_offset, src_image, src_channel
         index_t dst_offset, dst_image, dst_channel, dst_line_phase, dst_column_phase, dst_line, dst_column
-        index_t channels, line_phases, column_phases, phases_per_task, line_blocks, lines_per_block, negate
+        index_t channels, line_phases, column_phases, phases_per_task, line_blocks, lines_per_block, negate, has_room
 
     ctypedef struct pack_step:
         pack_sizes sizes

@@ -393,10 +393,16 @@ class Layout:
         channels: int = 1,
         dst_column: int = 1,
         phases_per_task: int = 1,
+        has_room: bool = False,
         **sizes: int,
     ) -> Step:
-        """Return one packing step; ``images`` counts if it is not per image, and strides left out are zero."""
-        lines_per_block = max(1, BLOCK // (int(columns[0, 0]) * max(1, int(columns[0, 4]))))
+        """Return one packing step; ``images`` counts if it is not per image, and strides left out are zero.
+
+        ``has_room``: there is a vector of it after each phase of columns.
+        """
+        # Of lines that are read, not turned, all that they reach over counts.
+        reach = 1 if lines[0, 4] == 1 else max(1, int(columns[0, 4]))
+        lines_per_block = max(1, BLOCK // (int(columns[0, 0]) * reach))
         blocks = -(-int(lines[0, 0]) // lines_per_block)
         strides = ("src_offset", "src_image", "src_channel", "dst_image", "dst_channel", "negate")
         strides += ("dst_line_phase", "dst_column_phase")
@@ -408,6 +414,8 @@ class Layout:
             "line_phases": len(lines),
             "column_phases": len(columns),
             "phases_per_task": phases_per_task,
+            # Where a block of lines ends another task may have begun the next.
+            "has_room": int(has_room and blocks == 1),
             "line_blocks": blocks,
             "lines_per_block": lines_per_block,
         }

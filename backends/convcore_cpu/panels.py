@@ -166,7 +166,7 @@ def _packed_terms(
     if not layout.is_direct(SECOND):
         raise UnsupportedError("its algorithm 'panels' does not convert the weight of a strided grad_input")
     channels, rows, high = group_channels(layout, direction), len(direction.rows), kernel.rows
-    # Blocks are written in turns, so they must not all fall into the same set of a cache.
+    # Blocks are written in turns, so they must not all fall into the same set of a cache; this is their room, too.
     block = channels * len(taps) * high + SPREAD
     group = len(index) // high * block
     offset = layout.reserve(layout.groups * group)
@@ -184,6 +184,7 @@ def _packed_terms(
             dst_line=high,
             dst_column_phase=block,
             phases_per_task=layout.blocks_at_once(high),
+            has_room=True,
             **sizes,
         )
         packing += [step] if rows else []

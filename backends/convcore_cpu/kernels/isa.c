@@ -42,6 +42,7 @@ const char *isa_name(int isa) { return isas[isa].name; }
 double isa_multiply(int isa) {
 #if defined(__x86_64__)
     if (isas[isa].table == &micro_kernels_avx512 && takes_two_turns()) return 1.0;
+    if (isas[isa].table == &micro_kernels_baseline) return 1.0; /* SSE2 multiplies, then adds */
 #endif
     (void)isa;
     return 0.5;

@@ -53,8 +53,8 @@ typedef struct {
     index_t count;
     const index_t *offsets; /* of every term, in elements; or NULL, where terms are `term` apart */
     index_t length, columns;
-    int may_overrun;    /* whether a vector may be read and written past the end of a run */
-    index_t step, term; /* step: from pixel to pixel of a run, in elements */
+    int may_overrun, has_room; /* whether a vector may be read and written past the end of a run, or only written */
+    index_t step, term;        /* step: from pixel to pixel of a run, in elements */
 } collect_loop;
 
 /* The loop of a turning micro-kernel; turn.h has its formula. */

@@ -140,6 +140,7 @@ static void SOURCED(pack)(const void *step, char *const *buffers, index_t images
                                    .count = phases,
                                    .length = bottom - top,
                                    .columns = z->dst_line,
+                                   .has_room = (int)z->has_room,
                                    .step = columns->step,
                                    .term = lines.step};
         ((collect_function *)s->collect->function)(&loop, src + lines.base + top * lines.step,

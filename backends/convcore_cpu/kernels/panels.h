@@ -83,8 +83,8 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
                            .a_repeat = z->a_repeat,
                            .b_repeat = z->taps * columns,
                            .a_step = z->a_step};
-        const collect_loop collect = {
-            in, in_count, s->offsets, channels * z->taps, columns, (int)z->may_overrun, z->b_column, 0};
+        const collect_loop collect = {in, in_count,    s->offsets, channels * z->taps, columns, (int)z->may_overrun,
+                                      0,  z->b_column, 0};
         if (pixels < tiles * columns) memset(panels + (tiles - 1) * panel, 0, (size_t)panel * sizeof(TYPE));
         ((collect_function *)s->collect->function)(&collect, b + chunk * z->b_chunk, panels);
         for (index_t block = 0; block < z->blocks_per_task; block++) {

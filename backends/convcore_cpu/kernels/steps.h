@@ -23,7 +23,7 @@ typedef struct {
 typedef struct {
     index_t src_buffer, src_offset, src_image, src_channel;
     index_t dst_offset, dst_image, dst_channel, dst_line_phase, dst_column_phase, dst_line, dst_column;
-    index_t channels, line_phases, column_phases, phases_per_task, line_blocks, lines_per_block, negate;
+    index_t channels, line_phases, column_phases, phases_per_task, line_blocks, lines_per_block, negate, has_room;
 } pack_sizes;
 enum { MAX_PHASES_PER_TASK = 16 };
 typedef struct {
