@@ -322,6 +322,21 @@ class TestPrograms:
         )
 
 
+    @pytest.mark.parametrize("channels", [(101, 40), (202, 6000)])
+    def test_rows_that_lie_side_by_side_are_packed_in_blocks(self, channels):
+        """Blocks that no row fills, more of them than a task packs, and lines of a block for more than one task."""
+        problem = make_problem(
+            "grad_input", images=1, channels=channels, groups=channels[1] // 3000 or 1, size=(12, 12), kernel=(1, 1),
+            algorithm="panels",
+        )  # fmt: skip
+        program = make_program(problem, all_rows())
+        (step,) = (step for stage in program.before for step in stage)
+        assert step.sizes["column_phases"] > step.sizes["phases_per_task"] > 1
+        assert step.sizes["has_room"] == (step.sizes["line_blocks"] == 1) == (channels[1] == 40)
+        operands = random_operands(problem)
+        assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
+
+
 class TestPlanning:
     """Planning is counted, not timed: events of Python's profiler, twice as many as it takes at most."""
 
@@ -523,6 +538,15 @@ class TestSliding:
                 assert (lines * columns).sum() == np.prod(problem.result_shape[2:])
             operands = random_operands(problem)
             assert_within(CPUPlan(problem, program)(*operands), problem, *operands)
+
+    def test_a_half_of_the_pieces_is_about_a_half_of_the_pixels(self):
+        """Threads take pieces that follow each other, and those that need no band are much the larger."""
+        problem = make_problem(
+            "forward", images=1, channels=(1, 1), size=(2048, 2048), kernel=(7, 7), padding=((3, 3), (3, 3))
+        )
+        program = make_program(replace(problem, algorithm="sliding"), all_rows())
+        pixels = program.each[0][0].tables["pieces"][:, 2:].prod(axis=1)
+        assert 0.4 < pixels[: len(pixels) // 2].sum() / pixels.sum() < 0.6
 
     @pytest.mark.parametrize("op", ["forward", "grad_input"])
     def test_it_runs_where_groups_have_one_channel(self, op):
