@@ -321,7 +321,6 @@ class TestPrograms:
             f"it needs {needed} bytes of workspace, workspace_limit is {needed - 1}"
         )
 
-
     @pytest.mark.parametrize("channels", [(101, 40), (202, 6000)])
     def test_rows_that_lie_side_by_side_are_packed_in_blocks(self, channels):
         """Blocks that no row fills, more of them than a task packs, and lines of a block for more than one task."""

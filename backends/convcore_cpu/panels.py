@@ -19,6 +19,7 @@ from convcore_cpu.correlate import (
     gather_sizes,
     grad_input_direction,
     group_channels,
+    is_in_pages,
     place_result,
     stored_apart,
     weight_taps,
@@ -42,8 +43,8 @@ COPY_CYCLES, RUN_CYCLES = 2.8, 7.0
 TILE_CYCLES = 80.0
 # What an element of a weight takes that the second-level cache does not hold, and of a packed one (cycles).
 FAR_CYCLES, READ_CYCLES = 1.0, 0.5
-# What it takes to pack one.
-PACK_CYCLES = 0.8
+# What it takes to pack one, and what one takes more whose row has each term in another page.
+PACK_CYCLES, PAGE_CYCLES = 0.8, 2.0
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ def _cycles(layout: Layout, direction: Direction, gather: Gather, chosen: tuple[
     calls = layout.images / layout.batch * layout.groups * tiles * TILE_CYCLES
     packed = not layout.prepacked and (direction.weight_row == 1 or len(direction.gathers) > 1)
     reading = (READ_CYCLES if layout.prepacked else FAR_CYCLES) * far + PACK_CYCLES * packed
+    if direction.weight_row == 1 and kernel.isa != "avx512" and is_in_pages(layout, direction):
+        reading += PAGE_CYCLES  # six rows take a third of a line of the cache, and come back for the rest
     return products + calls + weights * reading + stored_apart(layout, direction, gather)
 
 

@@ -46,7 +46,7 @@ MOST_TAPS = 128
 # point; a point of a row that is written, and a result.
 LINE_CYCLES, INPUT_CYCLES, OUTPUT_CYCLES, RESULT_CYCLES = 4.5, 0.75, 0.37, 0.32
 # How much more it is with 16 registers.
-CROWDED = 1.3
+CROWDED = 1.4
 # How much of that it is where the points of a block stay near the core.
 NEAR = 0.8
 # 16 taps of a kernel or fewer, turned together; a point where it is multiplied, in the last-level cache, beyond
