@@ -179,18 +179,19 @@ def _packed_terms(
     if row == 1 and len(taps) == 1:
         # A line of the weight is all rows of a channel; of each a block of rows has its part.
         columns = np.array([[high, 0, min(high, rows - m), m, 1] for m in range(0, rows, high)], np.int64)
-        step = layout.pack_step(
-            SECOND,
-            lines=whole(channels, direction.weight_term, taps),
-            columns=columns.reshape(-1, 5),
-            dst_offset=offset,
-            dst_line=high,
-            dst_column_phase=block,
-            phases_per_task=layout.blocks_at_once(high),
-            has_room=True,
-            **sizes,
+        packing.append(
+            layout.pack_step(
+                SECOND,
+                lines=whole(channels, direction.weight_term, taps),
+                columns=columns,
+                dst_offset=offset,
+                dst_line=high,
+                dst_column_phase=block,
+                phases_per_task=layout.blocks_at_once(high),
+                has_room=True,
+                **sizes,
+            )
         )
-        packing += [step] if rows else []
     else:
         # Whole blocks are packed by some steps, what is left over by others; a line is a block of rows.
         for first, count, wide in ((0, rows // high, high), (rows // high, 1, rows % high)):
