@@ -18,7 +18,7 @@ OPENCL := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comm
 
 say = @printf '\033[1m==> %s\033[0m\n' '$(1)'
 
-.PHONY: help demo test conformance lint bench bench-cpu bench-opencl check-address check-bounds check-opencl check-thread clean counts report test-neon
+.PHONY: help demo test conformance lint bench bench-cpu bench-opencl check-address check-opencl check-thread clean counts report test-neon
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -76,14 +76,11 @@ check-opencl: $(VENV)/.test ## the OpenCL kernels under oclgrind: no access out 
 		oclgrind --max-wgsize 256 --local-mem-size 49152 --data-races --uninitialized --log $(VENV)/oclgrind.log \
 		$(BIN)/python tests/check_opencl.py $(ARGS)
 
-check-address: $(VENV)/.test ## the CPU engine under AddressSanitizer and UndefinedBehaviorSanitizer, by the quick kit
+check-address: $(VENV)/.test ## the CPU engine under AddressSanitizer, UndefinedBehaviorSanitizer and Cython's checks of every index
 	@.ci/sanitize address $(ARGS)
 
 check-thread: $(VENV)/.test ## the CPU engine under ThreadSanitizer, by the quick kit
 	@.ci/sanitize thread $(ARGS)
-
-check-bounds: $(VENV)/.test ## the CPU engine with Cython's checks of every index, by the quick kit
-	@.ci/sanitize bounds $(ARGS)
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist convcore.egg-info convcore-demo.png
