@@ -76,7 +76,7 @@ check-opencl: $(VENV)/.test ## the OpenCL kernels under oclgrind: no access out 
 		oclgrind --max-wgsize 256 --local-mem-size 49152 --data-races --uninitialized --log $(VENV)/oclgrind.log \
 		$(BIN)/python tests/check_opencl.py $(ARGS)
 
-check-address: $(VENV)/.test ## the CPU engine under AddressSanitizer, UndefinedBehaviorSanitizer and Cython's checks of every index
+check-address: $(VENV)/.test ## the CPU engine under AddressSanitizer, UndefinedBehaviorSanitizer and Cython's index checks, by the quick kit
 	@.ci/sanitize address $(ARGS)
 
 check-thread: $(VENV)/.test ## the CPU engine under ThreadSanitizer, by the quick kit

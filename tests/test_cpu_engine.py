@@ -392,11 +392,11 @@ class TestMemory:
     def test_what_takes_more_makes_way_for_another_program(self, monkeypatch):
         problem = make_problem("forward", images=1, channels=(64, 64), size=(28, 28), padding=((1, 1), (1, 1)))
         own = make_program(problem, all_rows())
-        monkeypatch.setattr("convcore_cpu.plans.workspace_limit", lambda problem: own.memory_bytes - 1)
+        monkeypatch.setattr(type(problem), "bytes", 0)
+        monkeypatch.setattr("convcore_cpu.plans.FAIR_BYTES", own.memory_bytes - 1)
         other = make_program(problem, all_rows())
         assert other.memory_bytes < own.memory_bytes
         monkeypatch.setattr("convcore_cpu.plans.FAIR_BYTES", 0)
-        monkeypatch.setattr(type(problem), "bytes", 0)
         smallest = make_program(problem, all_rows())
         assert smallest.memory_bytes <= other.memory_bytes
 

@@ -463,10 +463,9 @@ def _piece_cycles(slide: Slide, kernel: MicroKernel, pieces: Pieces, per_tile: f
         down = sum(count * -(-length // (kernel.rows * line_step)) * line_step for length, count in lines)
         across = sum(count * -(-length // kernel.columns) for length, count in columns)
         number = sum(count for _, count in lines) * sum(count for _, count in columns)
-        total += number * PIECE_CYCLES + len(slide.direction.rows) * down * across * per_tile
-        if not block.band:
-            total += far * len(slide.direction.rows) * down * across
-        else:
+        tile = per_tile if block.band else per_tile + far
+        total += number * PIECE_CYCLES + len(slide.direction.rows) * down * across * tile
+        if block.band:
             line = sum(count * (6 + 2 * (length + more_columns) / kernel.lanes) for length, count in columns)
             total += slide.channels * slide.phases * sum(count * (n + more_lines) for n, count in lines) * line
     return total

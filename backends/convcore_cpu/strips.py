@@ -12,8 +12,7 @@ from convcore_cpu.program import FIRST, SECOND, Cost, Draft, Step, UnsupportedEr
 #: The lines of a piece lie in so few bytes that strips side by side find them, and their pages, where they were left;
 #: but no piece has fewer lines than that.
 PIECE_BYTES, PIECE_LINES = 64 << 10, 16
-#: What the cycles of strips are worth beside those of other algorithms, with AVX-512 (on
-#: Zen 4) and without (on Zen 3).
+#: What the cycles of strips are worth beside those of other algorithms, with AVX-512 (on Zen 4) and without (on Zen 3).
 WORTH, WORTH_NARROW = 0.5, 0.7
 #: What a strip and a plane take, however small they are (cycles).
 STRIP_CYCLES, PLANE_CYCLES = 25, 10

@@ -13,7 +13,8 @@ from convcore_cpu.engine import MAX_PIXELS_PER_TASK, MAX_TILES_PER_TASK, MicroKe
 
 #: A first-level cache: bytes of a line, lines of a set, sets.
 LINE, WAYS, SETS = 64, 12, 64
-#: Lines of A and B that stay where B's are spread over many pages; what one of B costs that does not (cycles).
+#: Lines of A and B that stay where B's are spread over many pages; what one of B costs that does not, and what a term
+#: costs whose lines all stay (cycles).
 SPREAD_LINES, SPREAD_CYCLES, KEPT_CYCLES = 384, 3.0, 0.5
 
 
@@ -116,7 +117,7 @@ def _outer_cycles(row: MicroKernel, a_stride: int, channels: int, channel: int) 
     wide = row.isa == "avx512"
     arithmetic = row.rows * vectors * (max(row.multiply, 0.75) if wide else row.multiply)
     loads = 0.5 * row.rows + vectors * (2.0 * row.multiply if wide else 0.5)
-    size = 4 if row.dtype == "f32" else 8
+    size = _element_bytes(row)
     misses = row.rows * _miss_cycles(row.rows, a_stride * size) + _far_cycles(
         row.rows, a_stride * size, channels, channel * size
     )
@@ -130,13 +131,19 @@ def _spread_cycles(row: MicroKernel, rows: int, terms: float) -> float:
     They begin anywhere in a line, so they lie in one more than they fill.  Of a vector of AVX-512 that is in the cycles
     that were measured.  256->1024 1x1 14x14, forward by AVX2: 1.34 ms, by panels 0.75.
     """
-    size = 4 if row.dtype == "f32" else 8
-    lines = row.columns * size // LINE + 1
-    again = 1 - 1 / -(-rows // row.rows)
-    kept = terms * (lines + row.rows * size / LINE) <= SPREAD_LINES
     if row.isa == "avx512":
         return 0.0
-    return KEPT_CYCLES if kept else max(KEPT_CYCLES, again * SPREAD_CYCLES * lines)
+    size = _element_bytes(row)
+    lines = row.columns * size // LINE + 1
+    if terms * (lines + row.rows * size / LINE) <= SPREAD_LINES:
+        return KEPT_CYCLES
+    again = 1 - 1 / -(-rows // row.rows)
+    return max(KEPT_CYCLES, again * SPREAD_CYCLES * lines)
+
+
+def _element_bytes(row: MicroKernel) -> int:
+    """Return the size of an element."""
+    return 4 if row.dtype == "f32" else 8
 
 
 @lru_cache(maxsize=1024)

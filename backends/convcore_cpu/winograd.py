@@ -45,7 +45,7 @@ MOST_TAPS = 128
 # What transforms take (cycles), fitted to 120 programs of 20 layers: a line of a tile of a channel that is read, and a
 # point; a point of a row that is written, and a result.
 LINE_CYCLES, INPUT_CYCLES, OUTPUT_CYCLES, RESULT_CYCLES = 4.5, 0.75, 0.37, 0.32
-# How much more it is with 16 registers.
+# How much more it is without AVX-512, whose registers are twice as many as AVX2 has.
 CROWDED = 1.4
 # How much of that it is where the points of a block stay near the core.
 NEAR = 0.8

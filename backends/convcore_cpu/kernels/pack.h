@@ -55,21 +55,15 @@ static inline void SOURCED(gather)(TYPE *dst, index_t dst_step, const SOURCE *sr
     for (index_t j = 0; j < count; j++) dst[j * dst_step] = (TYPE)src[of[j]];
 }
 
-/* Whether lines of the source become columns. */
-static inline int SOURCED(is_turned)(const pack_sizes *z, const axis *lines, const axis *columns) {
-    return lines->step == 1 && columns->step != 1 && z->dst_column == 1 && !z->negate && lines->lo == 0 &&
-           lines->hi == lines->size && columns->lo == 0;
-}
-
-/* What one phase of columns has, from line `first` on, except what was `collected`. */
+/* What one phase of columns has, from line `first` on, except what was collected. */
 static void SOURCED(pack_phase)(const pack_step *s, const SOURCE *src, index_t line_phase, index_t column_phase,
-                                index_t first, index_t last, int collected, TYPE *dst) {
+                                index_t first, index_t last, int turned, TYPE *dst) {
     const pack_sizes *z = &s->sizes;
     const axis lines = s->lines[line_phase], columns = s->columns[column_phase];
     const TYPE fill = *(const TYPE *)s->fill;
     const index_t *const line_of = s->line_of ? s->line_of + line_phase * lines.size : NULL;
     const index_t *const column_of = s->column_of ? s->column_of + column_phase * columns.size : NULL;
-    const int turned = SOURCED(is_turned)(z, &lines, &columns);
+    const int collected = s->collect && !turned;
     const int inside = columns.lo == 0 && columns.hi == columns.size && lines.lo <= first && last <= lines.hi;
     if (collected && inside) return;
     dst += column_phase * z->dst_column_phase;
@@ -128,9 +122,11 @@ static void SOURCED(pack)(const void *step, char *const *buffers, index_t images
     const index_t first = block * z->lines_per_block;
     const index_t last = first + z->lines_per_block < lines.size ? first + z->lines_per_block : lines.size;
     const index_t top = first < lines.lo ? lines.lo : first, bottom = last < lines.hi ? last : lines.hi;
-    const int collected = s->collect && !SOURCED(is_turned)(z, &lines, columns);
+    /* Whether lines of the source become columns. */
+    const int turned = lines.step == 1 && columns->step != 1 && z->dst_column == 1 && !z->negate && lines.lo == 0 &&
+                       lines.hi == lines.size && columns->lo == 0;
     (void)images;
-    if (collected && bottom > top) {
+    if (s->collect && !turned && bottom > top) {
         pixel_run runs[MAX_PHASES_PER_TASK];
         for (index_t v = 0; v < phases; v++) {
             const index_t lo = columns[v].lo, count = columns[v].hi - lo;
@@ -147,6 +143,6 @@ static void SOURCED(pack)(const void *step, char *const *buffers, index_t images
                                                    dst + first_phase * z->dst_column_phase + top * z->dst_line);
     }
     for (index_t v = first_phase; v < first_phase + phases; v++) {
-        SOURCED(pack_phase)(s, src, line_phase, v, first, last, collected, dst);
+        SOURCED(pack_phase)(s, src, line_phase, v, first, last, turned, dst);
     }
 }

@@ -60,7 +60,7 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
     TYPE *out = (TYPE *)buffers[z->out_buffer] + z->out_offset + group * z->out_group;
     TYPE *panels = (TYPE *)buffers[SCRATCH], *sums = panels + z->sums_offset;
     const index_t panel = z->panel, tile_size = tile_rows * columns;
-    pixel_run in[MAX_PIXELS_PER_TASK], to[MAX_PIXELS_PER_TASK]; /* those of a tile begin at its first pixel */
+    pixel_run in[MAX_PIXELS_PER_TASK], to[MAX_PIXELS_PER_TASK]; /* to: those of a tile begin at its first pixel */
     index_t in_count = 0, to_count[MAX_TILES_PER_TASK];
     TYPE init[MAX_TILE_ROWS] = {0};
     int nan_seen = 0;
@@ -83,8 +83,13 @@ static void NAMED(panels)(const void *step, char *const *buffers, index_t images
                            .a_repeat = z->a_repeat,
                            .b_repeat = z->taps * columns,
                            .a_step = z->a_step};
-        const collect_loop collect = {in, in_count,    s->offsets, channels * z->taps, columns, (int)z->may_overrun,
-                                      0,  z->b_column, 0};
+        const collect_loop collect = {.runs = in,
+                                      .count = in_count,
+                                      .offsets = s->offsets,
+                                      .length = channels * z->taps,
+                                      .columns = columns,
+                                      .may_overrun = (int)z->may_overrun,
+                                      .step = z->b_column};
         if (pixels < tiles * columns) memset(panels + (tiles - 1) * panel, 0, (size_t)panel * sizeof(TYPE));
         ((collect_function *)s->collect->function)(&collect, b + chunk * z->b_chunk, panels);
         for (index_t block = 0; block < z->blocks_per_task; block++) {

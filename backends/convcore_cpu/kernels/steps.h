@@ -34,7 +34,7 @@ typedef struct {
     const void *fill;
 } pack_step;
 
-/* correlate.h; panels.h too has so many tiles at most */
+/* correlate.h; panels.h too has so many tiles, and pixels of them, at most */
 enum { MAX_TILES_PER_TASK = 32, MAX_PIXELS_PER_TASK = 512 };
 enum tile_way { SIDE_BY_SIDE, IN_RUNS, BUFFERED }; /* how a tile of results is stored */
 typedef struct {
