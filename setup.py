@@ -1,11 +1,14 @@
 """The extensions, and the folders that are installed under a name of their own; the rest stands in pyproject.toml."""
 
+import os
 from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
 
 CPU = "backends/convcore_cpu"
+# Whoever gives a level of optimisation in CFLAGS means it.
+OPTIMISE = [] if "-O" in os.environ.get("CFLAGS", "") else ["-O3"]
 
 setup(
     packages=[
@@ -25,10 +28,10 @@ setup(
                 [f"{CPU}/engine.pyx", f"{CPU}/memory.c", f"{CPU}/team.c", *sorted(glob(f"{CPU}/kernels/*.c"))],
                 include_dirs=[CPU],
                 depends=glob(f"{CPU}/**/*.h", recursive=True),
-                extra_compile_args=["-O3", "-fopenmp"],
+                extra_compile_args=[*OPTIMISE, "-fopenmp"],
                 extra_link_args=["-fopenmp"],
             ),
-            Extension("convcore_bench.peaks", ["bench/peaks.pyx"], extra_compile_args=["-O3"]),
+            Extension("convcore_bench.peaks", ["bench/peaks.pyx"], extra_compile_args=OPTIMISE),
         ],
         include_path=["backends"],
     ),

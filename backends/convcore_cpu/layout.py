@@ -245,7 +245,7 @@ class Layout:
     ) -> Program:
         """Close the workspace and make the program; ``cycles`` is the arithmetic of all images, on one core."""
         # A tile may be read, and dropped, past the last plane.
-        slack = max(row.columns for row in self.micro_kernels) if self.workspace else 0
+        slack = max([row.columns for row in self.micro_kernels]) if self.workspace else 0
         return Program(
             algorithm=algorithm,
             kernel=kernel,

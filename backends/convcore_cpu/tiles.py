@@ -84,7 +84,9 @@ def panel_kernel(
     candidates = [
         (
             row,
-            -(-rows // row.rows) * -(-pixels // row.columns) * (_panel_cycles(row) + share * call_cycles(row)),
+            -(-rows // row.rows)
+            * -(-pixels // row.columns)
+            * (_panel_cycles(row.rows, row.columns // row.lanes, row.multiply) + share * call_cycles(row)),
         )
         for row in micro_kernels
         if row.algorithm == "panel"
@@ -95,16 +97,16 @@ def panel_kernel(
     return max((each for each in candidates if each[1] <= wide * best[1]), key=lambda each: each[0].columns)
 
 
-def _panel_cycles(row: MicroKernel) -> float:
+@lru_cache(maxsize=64)
+def _panel_cycles(rows: int, vectors: int, multiply: float) -> float:
     """Return the cycles one term of the sum takes a tile: by arithmetic, loads or latency, and some for the loop.
 
     Where the rows lie is kept in registers for about 8 of them; others are loaded for every term.
     """
-    vectors = row.columns // row.lanes
-    arithmetic = row.rows * vectors * row.multiply
-    loads = 0.5 * (row.rows + vectors)
-    hidden = row.rows * vectors * (row.multiply - 0.5)
-    return max(arithmetic, loads, 4.0) + max(0.7 + 0.2 * max(row.rows - 8, 0) - hidden, 0.0)
+    arithmetic = rows * vectors * multiply
+    loads = 0.5 * (rows + vectors)
+    hidden = rows * vectors * (multiply - 0.5)
+    return max(arithmetic, loads, 4.0) + max(0.7 + 0.2 * max(rows - 8, 0) - hidden, 0.0)
 
 
 def _outer_cycles(row: MicroKernel, a_stride: int, channels: int, channel: int) -> float:
