@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 import pytest
 from convcore_bench.problem_set import load
-from convcore_cpu import calibration, plans
+from convcore_cpu import calibration, channels, plans
 from convcore_cpu.backend import CPUBackend
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
 from convcore_cpu.machine import fingerprint, processor
@@ -424,6 +424,46 @@ class TestMemory:
         plan, operands = backend.plan(limited), random_operands(limited)
         assert plan.workspace_bytes <= least
         assert_within(plan(*operands), limited, *operands, algorithm=plan.algorithm)
+
+
+class TestOwnWeights:
+    """Where one piece has all pixels, a task packs what it needs of the weight for itself."""
+
+    @pytest.mark.parametrize("isa", [pytest.param(isa, marks=missing(isa)) for isa in MICRO_KERNELS])
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize(
+        ("op", "arguments"),
+        [
+            ("forward", {"channels": (300, 100), "size": (9, 7), "padding": ((1, 1), (1, 0))}),
+            ("forward", {"channels": (700, 100), "size": (7, 7), "kernel": (1, 1), "layout": "NHWC"}),
+            ("forward", {"channels": (30, 66), "groups": 3, "size": (15, 9), "stride": (2, 2), "boundary": "reflect"}),
+            ("grad_input", {"channels": (100, 300), "size": (9, 7), "padding": ((1, 1), (1, 0))}),
+            ("grad_input", {"channels": (100, 700), "size": (7, 7), "kernel": (1, 1)}),
+            ("grad_input", {"channels": (90, 33), "size": (13, 11), "stride": (2, 2), "padding": ((1, 1), (1, 1))}),
+            ("grad_input", {"channels": (66, 30), "groups": 3, "size": (15, 9), "dilation": (2, 1)}),
+            ("grad_input", {"channels": (40, 20), "size": (20, 19), "kernel": (6, 6), "stride": (3, 2)}),
+        ],
+        ids=["3x3", "1x1", "groups", "turned", "in rows", "phases", "turned groups", "more taps than are turned"],
+    )
+    def test_it_is_the_formula(self, op, arguments, dtype, isa, monkeypatch):
+        def cheapest(*arguments):
+            return min(channels._whole_pieces(*arguments), key=lambda way: way[0])
+
+        monkeypatch.setattr(channels, "_cheapest", cheapest)  # whatever else would be cheaper
+        problem = make_problem(op, images=1, **arguments, algorithm="channels", dtypes=(dtype,) * 2)
+        operands = random_operands(problem)
+        programs = [make_program(problem, MICRO_KERNELS[isa], threads) for threads in (1, 2, 5)]
+        assert all(step.sizes["packs"] for program in programs for step in program.each[0])
+        assert not any(program.on_stack for program in programs)
+        results = [CPUPlan(problem, program)(*operands) for program in programs]
+        assert_within(results[0], problem, *operands)
+        assert len({result.tobytes() for result in results}) == 1
+
+    def test_several_images_share_a_packed_weight(self):
+        problem = make_problem("forward", images=3, channels=(64, 64), size=(7, 7), algorithm="channels")
+        program = make_program(problem, all_rows())
+        assert program.before[0]
+        assert not program.each[0][0].sizes["packs"]
 
 
 class TestNoWorkspace:

@@ -36,6 +36,8 @@ PIXEL_BYTES = 24 << 10
 BAND_BYTES, SUM_BYTES = 256 << 10, 256 << 10
 #: The part of the weight that the tiles of a task meet stays there as well (bytes).
 WEIGHT_BYTES = 1 << 20
+#: What a task packs at a time for itself (bytes).
+OWN_BYTES = 160 << 10
 #: Pieces are no wider (pixels), and no larger where more tasks are no longer needed.
 WIDEST, LARGEST = 256, 512
 #: Tasks there should be for each thread, so that all end at about the same time.
@@ -64,12 +66,16 @@ def grad_input_channels(layout: Layout) -> Draft:
 
 @dataclass(frozen=True)
 class Pieces:
-    """How many parts lines and columns of the result are cut into; the channels and panels a task takes at a time."""
+    """How many parts lines and columns of the result are cut into; the channels and panels a task takes at a time.
+
+    ``packs``: a task packs what it needs of the weight for itself.
+    """
 
     extent: tuple[int, int]
     parts: tuple[int, int]
     at_once: int
     panels_per_task: int
+    packs: bool = False
 
     @property
     def largest(self) -> tuple[int, int]:
@@ -108,8 +114,7 @@ class Scratch:
         band = turned + kernel.columns * MAX_LANES
         phases = len(direction.lines.starts) * len(direction.columns.starts)
         weight = -(-(band + phase * phases + MAX_LANES) // MAX_LANES) * MAX_LANES
-        taps = max(len(gather.line_taps) * len(gather.column_taps) for gather in direction.gathers)
-        packed = pieces.at_once * taps * kernel.columns if layout.on_stack else 0
+        packed = pieces.at_once * _taps(direction) * kernel.columns * pieces.panels_per_task if pieces.packs else 0
         return cls(plane, pitch, phase, turned, band, weight, weight + packed)
 
 
@@ -123,17 +128,14 @@ def _program(layout: Layout, direction: Direction, fill: complex, boundary: str)
     layout.batch = max(layout.images, 1)
     if direction.folded:
         layout.set_batch(direction.out_image)
-    if layout.on_stack:
-        kernel, pieces = _pieces_on_stack(layout, direction)
-    else:
-        pixels = math.prod(_extent(direction))
-        kernel, _ = panel_kernel(layout.micro_kernels, min(pixels, LARGEST), len(direction.rows))
-        pieces = _pieces(layout, direction, kernel)
-    cycles = _cycles(layout, direction, kernel, pieces)
+    # The choice of an algorithm decides bits, so it must not depend on how many threads there are.
+    cycles, kernel, pieces = _cheapest(layout, direction, 2)
     yield layout.cost(cycles)
+    if layout.most_threads != 2:
+        _, kernel, pieces = _cheapest(layout, direction, layout.most_threads)
     places, folding = place_result(layout, direction)
     weights: list[tuple[int, tuple[Step, ...]]] = [(0, ()) for _ in direction.gathers]
-    if not layout.on_stack:
+    if not pieces.packs:
         weights = [_pack_weight(layout, direction, gather, kernel) for gather in direction.gathers]
     step = _step(layout, direction, kernel, pieces, [offset for offset, _ in weights], places, fill, boundary)
     packing = () if layout.prepacked else tuple(step for _, steps in weights for step in steps)
@@ -148,11 +150,23 @@ def _program(layout: Layout, direction: Direction, fill: complex, boundary: str)
     )
 
 
+def _cheapest(layout: Layout, direction: Direction, threads: int) -> tuple[float, MicroKernel, Pieces]:
+    """Return the cycles, the kernel and the pieces that take the fewest where so many threads share the work."""
+    if layout.on_stack:
+        kernel, pieces = _pieces_on_stack(layout, direction)
+        return _cycles(layout, direction, kernel, pieces), kernel, pieces
+    pixels = math.prod(_extent(direction))
+    kernel, _ = panel_kernel(layout.micro_kernels, min(pixels, LARGEST), len(direction.rows))
+    pieces = _pieces(layout, direction, kernel, threads)
+    ways = [(_cycles(layout, direction, kernel, pieces), kernel, pieces), *_whole_pieces(layout, direction, threads)]
+    return min(ways, key=lambda way: way[0])
+
+
 def _cycles(layout: Layout, direction: Direction, kernel: MicroKernel, pieces: Pieces) -> float:
     """Estimate the cycles: products, copies to bands, results turned, and a weight packed tap by tap."""
     rows, channels = len(direction.rows), direction.channels // layout.groups
     lines, columns = pieces.largest
-    taps = sum(len(gather.line_taps) * len(gather.column_taps) for gather in direction.gathers)
+    taps = _taps(direction)
     copied = channels * math.prod(len(axis.starts) for axis in (direction.lines, direction.columns))
     copied *= math.prod(size + more for size, more in zip(pieces.largest, _reach(direction), strict=True))
     panels = -(-rows // kernel.columns)
@@ -166,9 +180,9 @@ def _cycles(layout: Layout, direction: Direction, kernel: MicroKernel, pieces: P
     )
     cycles = layout.images * layout.groups * math.prod(pieces.parts) * per_piece
     weights = layout.groups * channels * taps
-    if layout.on_stack:  # every task packs its panel
+    if pieces.packs:  # every task packs its panels
         packed = layout.images * math.prod(pieces.parts) * panels * kernel.columns
-        return ON_STACK * (cycles + weights * packed * TAP_CYCLES)
+        return (ON_STACK if layout.on_stack else 1.0) * (cycles + weights * packed * TAP_CYCLES)
     if layout.prepacked or direction.weight_term == layout.taps:
         return cycles
     return cycles + weights * rows * (FAR_TAP_CYCLES if is_in_pages(layout, direction) else TAP_CYCLES)
@@ -187,18 +201,17 @@ def _reach(direction: Direction) -> tuple[int, int]:
     )
 
 
-def _pieces(layout: Layout, direction: Direction, kernel: MicroKernel) -> Pieces:
+def _pieces(layout: Layout, direction: Direction, kernel: MicroKernel, threads: int) -> Pieces:
     """Cut the result so that there are tasks enough, and what a task needs at hand stays in the caches."""
     lines, width = _extent(direction)
     channels, panels = direction.channels // layout.groups, -(-len(direction.rows) // kernel.columns)
-    wanted = TASKS_PER_THREAD * layout.most_threads
+    wanted = TASKS_PER_THREAD * threads
     cuts = -(-width // WIDEST)
     repeats = max(1, layout.images * layout.groups * cuts)
     wide = -(-width // max(1, cuts))
     high = max(1, min(LARGEST // max(1, wide), -(-lines // -(-wanted // repeats))))
     down = -(-lines // high)
     sum_bytes = len(direction.gathers) * (high * wide + kernel.rows) * kernel.columns * layout.itemsize
-    pixel_lines = max(len(g.line_taps) * len({tap.phase for tap in g.column_taps}) for g in direction.gathers)
     band_bytes = (
         (high + _reach(direction)[0])
         * wide
@@ -206,14 +219,53 @@ def _pieces(layout: Layout, direction: Direction, kernel: MicroKernel) -> Pieces
         * len(direction.columns.starts)
         * layout.itemsize
     )
-    chunks = max(channels * pixel_lines * 128 // PIXEL_BYTES, channels * band_bytes // BAND_BYTES) + 1
+    chunks = max(_chunks_of_pixels(direction, channels), channels * band_bytes // BAND_BYTES) + 1
     at_once = max(1, -(-channels // chunks))
-    taps = max(len(g.line_taps) * len(g.column_taps) for g in direction.gathers)
-    weight_bytes = at_once * max(1, taps) * kernel.columns * layout.itemsize
+    weight_bytes = at_once * max(1, _most_taps(direction)) * kernel.columns * layout.itemsize
     most = max(1, min(SUM_BYTES // sum_bytes, WEIGHT_BYTES // weight_bytes))
     # The panels are shared out, and bands copied for each share, where there are too few pieces or too many panels.
     shares = max(-(-panels // most), min(panels, -(-wanted // (repeats * max(1, down)))))
     return Pieces((lines, width), (down, cuts), at_once, -(-panels // max(1, shares)))
+
+
+def _whole_pieces(layout: Layout, direction: Direction, threads: int) -> Iterator[tuple[float, MicroKernel, Pieces]]:
+    """Yield cycles, kernels and pieces by which tasks pack for themselves, where one piece has all pixels.
+
+    Each element of the weight is then packed once, and read from the cache of the core that packed it.
+    """
+    extent, channels = _extent(direction), direction.channels // layout.groups
+    pixels = math.prod(extent)
+    if layout.prepacked or layout.images != 1 or not 0 < pixels <= LARGEST or not channels:
+        return
+    taps, widest = _taps(direction), layout.micro_kernels[-1].isa
+    for kernel in layout.micro_kernels:
+        if kernel.algorithm != "panel" or kernel.isa != widest:
+            continue
+        for panels in (1, 2):
+            lanes = panels * kernel.columns
+            if len(direction.gathers) * pixels * lanes * layout.itemsize > SUM_BYTES:
+                continue
+            chunks = max(_chunks_of_pixels(direction, channels), channels * taps * lanes * layout.itemsize // OWN_BYTES)
+            pieces = Pieces(extent, (1, 1), -(-channels // (chunks + 1)), panels, packs=True)
+            tasks = layout.groups * -(-len(direction.rows) // lanes)
+            idle = -(-tasks // threads) * threads / tasks
+            yield idle * _cycles(layout, direction, kernel, pieces), kernel, pieces
+
+
+def _taps(direction: Direction) -> int:
+    """Return how many taps all gathers meet."""
+    return sum(len(gather.line_taps) * len(gather.column_taps) for gather in direction.gathers)
+
+
+def _most_taps(direction: Direction) -> int:
+    """Return how many taps a gather meets, at most."""
+    return max(len(gather.line_taps) * len(gather.column_taps) for gather in direction.gathers)
+
+
+def _chunks_of_pixels(direction: Direction, channels: int) -> int:
+    """Return how often the first-level cache would be filled by what a tile reads of so many channels."""
+    lines = max(len(g.line_taps) * len({tap.phase for tap in g.column_taps}) for g in direction.gathers)
+    return channels * lines * 128 // PIXEL_BYTES
 
 
 def _pieces_on_stack(layout: Layout, direction: Direction) -> tuple[MicroKernel, Pieces]:
@@ -224,14 +276,14 @@ def _pieces_on_stack(layout: Layout, direction: Direction) -> tuple[MicroKernel,
             continue
         for parts in product(*map(_halvings, extent)):
             none, one = (
-                Scratch.of(layout, direction, kernel, Pieces(extent, parts, n, 1)).size * layout.itemsize
+                Scratch.of(layout, direction, kernel, Pieces(extent, parts, n, 1, packs=True)).size * layout.itemsize
                 for n in (0, 1)
             )
             at_once = min(channels, (MAX_BAND_BYTES - none) // (one - none))
             if at_once < min(channels, 1):
                 continue
             chunks = -(-channels // max(at_once, 1))
-            pieces = Pieces(extent, parts, max(1, -(-channels // max(chunks, 1))), 1)
+            pieces = Pieces(extent, parts, max(1, -(-channels // max(chunks, 1))), 1, packs=True)
             cycles = _cycles(layout, direction, kernel, pieces)
             if best is None or cycles < best[0]:
                 best = cycles, kernel, pieces
@@ -329,7 +381,7 @@ def _step(
         **places,
         "x_image": image,
         "x_group": channels * channel,
-        "a_buffer": SECOND if layout.prepacked or layout.on_stack else WORKSPACE,
+        "a_buffer": SECOND if layout.prepacked or pieces.packs else WORKSPACE,
         "a_group": direction.weight_group,
         "a_row": direction.weight_row,
         "a_channel": direction.weight_term,
@@ -355,6 +407,7 @@ def _step(
         "band_offset": scratch.band,
         "weight_offset": scratch.weight,
         "on_stack": int(layout.on_stack),
+        "packs": int(pieces.packs),
         "watch_nan": int(direction.watch_nan),
     }
     tables |= {

@@ -112,7 +112,7 @@ cdef extern from "kernels/steps.h" nogil:
         index_t pieces, panels, panel_tasks, panels_per_task
         index_t more_lines, more_columns
         index_t turned_offset, band_offset, weight_offset
-        index_t on_stack
+        index_t on_stack, packs
         index_t a_group, a_row, a_channel, a_in_line
         index_t watch_nan
 

@@ -81,6 +81,62 @@ static void NAMED(pack_panel)(const channels_step *s, const TYPE *a, const index
     }
 }
 
+/* Copy a vector of lanes. */
+static inline void NAMED(copy_lanes)(TYPE *to, const TYPE *from, index_t lanes) {
+    if (lanes * sizeof(TYPE) == 64) memcpy(to, from, 64);
+    else memcpy(to, from, (size_t)lanes * sizeof(TYPE));
+}
+
+/* As pack_panel, of a weight whose rows follow each other, `a_row` taps each, to all gathers: `packed` is where the
+ * panel of each begins.  As many rows as a vector has lanes are turned at a time.
+ */
+static void NAMED(deal_panel)(const channels_step *s, const TYPE *a, index_t channels, index_t wide,
+                              TYPE *const *packed) {
+    const index_t columns = s->kernel->columns, row = s->sizes.a_row, lanes = s->turn->columns;
+    const turn_loop loop = {row, lanes, row, 0};
+    _Alignas(64) TYPE square[MAX_DEALT_TAPS * MAX_LANES];
+    for (index_t c = 0; c < channels; c++, a += s->sizes.a_channel) {
+        /* Too far apart for the hardware to foresee. */
+        for (index_t i = 0; i < wide * row; i += 64 / sizeof(TYPE)) __builtin_prefetch(a + s->sizes.a_channel + i);
+        for (index_t first = 0; first < columns; first += lanes) {
+            const TYPE *from = a + first * row;
+            if (first + lanes <= wide) ((turn_function *)s->turn->function)(&loop, from, square);
+            else
+                for (index_t i = 0; i < lanes * row; i++) {
+                    square[i] = first + i % lanes < wide ? from[i % lanes * row + i / lanes] : 0;
+                }
+            for (index_t i = 0; i < s->sizes.gathers; i++) {
+                const index_t *const g = s->gathers + i * GATHER_SIZES, taps = g[GATHER_TAPS];
+                for (index_t t = 0; t < taps; t++) {
+                    NAMED(copy_lanes)(packed[i] + (c * taps + t) * columns + first,
+                                      square + s->a_terms[g[GATHER_TERMS] + t] * lanes, lanes);
+                }
+            }
+        }
+    }
+}
+
+/* Lay out what the panels of a task need of some channels as [gather][panel][term][lane]. */
+static void NAMED(pack_panels)(const channels_step *s, const TYPE *a, index_t channels, index_t first_row,
+                               index_t panels, TYPE *packed) {
+    const channels_sizes *z = &s->sizes;
+    const index_t columns = s->kernel->columns;
+    const int dealt = z->a_row > 1 && z->a_row <= MAX_DEALT_TAPS && z->a_row < z->a_channel && !z->a_in_line &&
+                      z->gathers <= MAX_DEALT_TAPS && columns % s->turn->columns == 0;
+    for (index_t j = 0; j < panels; j++) {
+        const index_t row = first_row + j * columns, wide = z->rows - row < columns ? z->rows - row : columns;
+        TYPE *to[MAX_DEALT_TAPS], *panel = packed;
+        for (index_t i = 0; i < z->gathers; i++) {
+            const index_t *const g = s->gathers + i * GATHER_SIZES, size = channels * g[GATHER_TAPS] * columns;
+            if (dealt) to[i] = panel + j * size;
+            else NAMED(pack_panel)(s, a + row * z->a_row, s->a_terms + g[GATHER_TERMS], channels * g[GATHER_TAPS], wide,
+                                   panel + j * size);
+            panel += panels * size;
+        }
+        if (dealt) NAMED(deal_panel)(s, a + row * z->a_row, channels, wide, to);
+    }
+}
+
 static void NAMED(channels)(const void *step, char *const *buffers, index_t images, index_t task) {
     const channels_step *s = step;
     const channels_sizes *z = &s->sizes;
@@ -107,25 +163,24 @@ static void NAMED(channels)(const void *step, char *const *buffers, index_t imag
     for (index_t channel = 0; channel < z->channels || !channel; channel += z->channels_at_once) {
         const index_t rest = z->channels - channel;
         const index_t channels = rest < z->channels_at_once ? rest : z->channels_at_once;
-        TYPE *set = sums;
+        TYPE *set = sums, *own = packed;
+        if (z->packs) {
+            NAMED(pack_panels)(s, a + group * z->a_group + channel * z->a_channel, channels, first_panel * columns,
+                               panels, packed);
+        }
         ((band_function *)s->fill->function)(&s->band, x + channel * s->band.sizes.x_channel, channels, piece[0],
                                              piece[1], piece[2] + z->more_lines, piece[3] + z->more_columns, b);
         for (index_t i = 0; i < z->gathers; i++) {
             const index_t *const g = s->gathers + i * GATHER_SIZES;
-            const index_t taps = g[GATHER_TAPS], panel = z->channels * taps * columns;
+            const index_t taps = g[GATHER_TAPS], panel = (z->packs ? channels : z->channels) * taps * columns;
             const panel_loop loop = {.repeats = 1,
                                      .length = channels * taps,
                                      .a_at = s->offsets + g[GATHER_TERMS],
                                      .a_row = at,
                                      .out_row = s->tile_row};
-            const TYPE *weight = packed;
-            if (z->on_stack) {
-                const index_t row = first_panel * columns, wide = z->rows - row < columns ? z->rows - row : columns;
-                NAMED(pack_panel)(s, a + group * z->a_group + row * z->a_row + channel * z->a_channel,
-                                  s->a_terms + g[GATHER_TERMS], loop.length, wide, packed);
-            } else {
-                weight = a + g[GATHER_WEIGHT] + (group * z->panels + first_panel) * panel + channel * taps * columns;
-            }
+            const TYPE *weight = own;
+            if (z->packs) own += panels * panel;
+            else weight = a + g[GATHER_WEIGHT] + (group * z->panels + first_panel) * panel + channel * taps * columns;
             NAMED(part_of)(g, piece, &lines, &width);
             const index_t pixels = lines * width, tiles = (pixels + tile_rows - 1) / tile_rows;
             TYPE *to = set + i % z->interleaved * columns;

@@ -98,7 +98,7 @@ typedef struct {
     index_t pieces, panels, panel_tasks, panels_per_task;
     index_t more_lines, more_columns; /* of a band than of its piece */
     index_t turned_offset, band_offset, weight_offset;
-    index_t on_stack;                             /* A is the weight where it lies, and a task has one panel */
+    index_t on_stack, packs;                      /* packs: A is the weight where it lies, a task packs its panels */
     index_t a_group, a_row, a_channel, a_in_line; /* a_in_line: terms lie side by side */
     index_t watch_nan;
 } channels_sizes;
@@ -109,6 +109,7 @@ typedef struct {
     const index_t *pieces, *gathers, *offsets, *tile_row;
     const index_t *a_terms; /* where the terms of a row of the weight lie */
 } channels_step;
+enum { MAX_DEALT_TAPS = 32 };
 /* A gather: where its pixels begin in the result, its size, its taps, its offsets, and where its weight begins. */
 enum { GATHER_OFFSET, GATHER_LINES, GATHER_WIDTH, GATHER_TAPS, GATHER_TERMS, GATHER_WEIGHT, GATHER_SIZES };
 

@@ -17,11 +17,7 @@ static inline __attribute__((always_inline)) void NAMED(turn)(const int rows, co
         if (left == LANES || loop->may_overrun) {
     UNROLL for (int r = 0; r < LANES; r++) square[r] = *(const NAMED(vector) *)(in + r * loop->in_line + j);
         } else {
-            TYPE line[LANES] = {0};
-            for (int r = 0; r < LANES; r++) {
-                for (index_t i = 0; i < left; i++) line[i] = in[r * loop->in_line + j + i];
-                square[r] = *(const NAMED(vector) *)line;
-            }
+            for (int r = 0; r < LANES; r++) square[r] = NAMED(load_lanes)(in + r * loop->in_line + j, left);
         }
         UNROLL for (int width = 1; width < LANES; width *= 2) {
             UNROLL for (int i = 0; i < HALF; i++) {
