@@ -15,8 +15,9 @@ from itertools import product
 import numpy as np
 import pytest
 from convcore_bench.problem_set import load
-from convcore_cpu import calibration, channels, plans
+from convcore_cpu import calibration, plans
 from convcore_cpu.backend import CPUBackend
+from convcore_cpu.channels import _whole_pieces
 from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
 from convcore_cpu.machine import fingerprint, processor
 from convcore_cpu.plans import ALGORITHMS, candidates, make_program, programs
@@ -447,9 +448,9 @@ class TestOwnWeights:
     )
     def test_it_is_the_formula(self, op, arguments, dtype, isa, monkeypatch):
         def cheapest(*arguments):
-            return min(channels._whole_pieces(*arguments), key=lambda way: way[0])
+            return min(_whole_pieces(*arguments), key=lambda way: way[0])
 
-        monkeypatch.setattr(channels, "_cheapest", cheapest)  # whatever else would be cheaper
+        monkeypatch.setattr("convcore_cpu.channels._cheapest", cheapest)  # whatever else would be cheaper
         problem = make_problem(op, images=1, **arguments, algorithm="channels", dtypes=(dtype,) * 2)
         operands = random_operands(problem)
         programs = [make_program(problem, MICRO_KERNELS[isa], threads) for threads in (1, 2, 5)]

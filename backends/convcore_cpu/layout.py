@@ -152,8 +152,9 @@ class Layout:
         _, self.out_channels, self.out_height, self.out_width = problem.output_shape
         _, self.c_per_group, self.kernel_height, self.kernel_width = problem.weight_shape
         self.taps = self.kernel_height * self.kernel_width
-        if self.taps == 1 and problem.stride == (1, 1) and problem.padding == ((0, 0), (0, 0)):
-            # An image is a single line: the ends of lines mean nothing.
+        plain = self.taps == 1 and problem.stride == (1, 1) and problem.padding == ((0, 0), (0, 0))
+        if plain and problem.op != "grad_weight":  # whose sums are shared out by lines
+            # An image is one line: the ends of lines mean nothing.
             self.height, self.width = 1, self.height * self.width
             self.out_height, self.out_width = 1, self.out_height * self.out_width
         self.groups = problem.groups
