@@ -14,16 +14,26 @@
 /* How long a thread looks for work before it goes to sleep (nanoseconds): longer than it takes to be woken, and than a
  * caller's Python takes from one call to the next. */
 enum { PATIENCE = 200000, LOOKS_PER_YIELD = 64 };
-/* Ranges each thread would take if all took equal ones; they get smaller towards the end of a stage. */
+/* A thread takes this part of what is left of a share at a time. */
 enum { RANGES = 4 };
 /* A ticket counts no further. */
 static const ptrdiff_t MOST_TASKS = UINT32_MAX;
 
-struct team {
+/* The tasks of a stage that a thread takes before it helps others: the same ones in every call, so that it finds in its
+ * core's caches what it left there.
+ * Source: Markatos and LeBlanc, "Using processor affinity in loop scheduling on shared-memory multiprocessors",
+ * section 3. */
+typedef struct {
     /* The number of the stage in the upper half, in the lower the tasks nobody has taken yet.  Whoever lowers it has
-     * taken tasks of a stage that cannot end before they are done, so only then may the rest be read. */
+     * taken tasks of a stage that cannot end before they are done, so only then may the team's fields be read. */
     _Atomic uint64_t ticket;
+    char room[64 - sizeof(uint64_t)]; /* no two in a line of the cache */
+} share;
+
+struct team {
+    _Atomic uint32_t stage;
     _Atomic ptrdiff_t unfinished;
+    share *shares;
     range_function function;
     void *context;
     ptrdiff_t tasks;
@@ -62,34 +72,44 @@ static int wait_on(int look, int64_t *since) {
     return nanoseconds() - *since < PATIENCE;
 }
 
-static uint32_t untaken(team *t) { return (uint32_t)atomic_load(&t->ticket); }
+/* The first task of a thread's share, or the number of all tasks. */
+static ptrdiff_t share_start(const team *t, int member) {
+    return (ptrdiff_t)((uint64_t)t->tasks * (uint64_t)member / (uint64_t)t->threads);
+}
 
-/* Do tasks of the stage until none is left to take. */
-static void help(team *t, int member) {
-    uint64_t ticket = atomic_load(&t->ticket);
+/* Do tasks of a share until none is left to take. */
+static void do_share(team *t, int member, int owner) {
+    _Atomic uint64_t *const shared = &t->shares[owner].ticket;
+    uint64_t ticket = atomic_load(shared);
     while ((uint32_t)ticket) {
-        const uint32_t left = (uint32_t)ticket;
-        uint32_t count = left / (uint32_t)(RANGES * t->threads);
-        if (!count) count = 1;
-        if (!atomic_compare_exchange_weak(&t->ticket, &ticket, ticket - count)) continue;
-        const ptrdiff_t first = t->tasks - left;
+        const uint32_t left = (uint32_t)ticket, count = left < RANGES ? 1 : left / RANGES;
+        if (!atomic_compare_exchange_weak(shared, &ticket, ticket - count)) continue;
+        const ptrdiff_t first = share_start(t, owner + 1) - left;
         t->function(t->context, member, first, first + count);
         if (atomic_fetch_sub(&t->unfinished, count) == count && atomic_load(&t->caller_sleeps)) {
             pthread_mutex_lock(&t->lock);
             pthread_cond_signal(&t->done);
             pthread_mutex_unlock(&t->lock);
         }
-        ticket = atomic_load(&t->ticket);
+        ticket = atomic_load(shared);
     }
+}
+
+/* Do tasks of the stage until none is left to take: one's own, then those of others. */
+static void help(team *t, int member) {
+    for (int i = 0; i < t->threads; i++) do_share(t, member, (member + i) % t->threads);
 }
 
 static void *work(void *argument) {
     const struct worker *self = argument;
     team *t = self->team;
     int64_t since = 0;
+    uint32_t seen = 0;
     flush_subnormals();
     for (int look = 0;; look++) {
-        if (untaken(t)) {
+        const uint32_t stage = atomic_load(&t->stage);
+        if (stage != seen) {
+            seen = stage;
             help(t, self->member);
             look = 0;
         }
@@ -97,7 +117,7 @@ static void *work(void *argument) {
         look = -1;
         pthread_mutex_lock(&t->lock);
         atomic_fetch_add(&t->sleeping, 1);
-        while (!untaken(t)) pthread_cond_wait(&t->work, &t->lock);
+        while (atomic_load(&t->stage) == seen) pthread_cond_wait(&t->work, &t->lock);
         atomic_fetch_sub(&t->sleeping, 1);
         pthread_mutex_unlock(&t->lock);
     }
@@ -116,6 +136,11 @@ static team *new_team(int threads) {
     pthread_once(&once, watch_forks);
     team *t = calloc(1, sizeof *t + (size_t)threads * sizeof t->worker[0]);
     if (!t) return NULL;
+    t->shares = calloc((size_t)threads, sizeof *t->shares);
+    if (!t->shares) {
+        free(t);
+        return NULL;
+    }
     t->threads = threads;
     t->home = -1;
     pthread_mutex_init(&t->lock, NULL);
@@ -169,7 +194,12 @@ static void leave_home(team *t) {
 static void run_stage(team *t, ptrdiff_t tasks) {
     t->tasks = tasks;
     atomic_store(&t->unfinished, tasks);
-    atomic_store(&t->ticket, ((atomic_load(&t->ticket) >> 32) + 1) << 32 | (uint64_t)tasks);
+    const uint32_t stage = atomic_load(&t->stage) + 1;
+    for (int i = 0; i < t->threads; i++) {
+        const uint32_t size = (uint32_t)(share_start(t, i + 1) - share_start(t, i));
+        atomic_store(&t->shares[i].ticket, (uint64_t)stage << 32 | size);
+    }
+    atomic_store(&t->stage, stage);
     if (atomic_load(&t->sleeping)) {
         leave_home(t);
         pthread_mutex_lock(&t->lock);

@@ -129,8 +129,9 @@ static void NAMED(pack_panels)(const channels_step *s, const TYPE *a, index_t ch
         for (index_t i = 0; i < z->gathers; i++) {
             const index_t *const g = s->gathers + i * GATHER_SIZES, size = channels * g[GATHER_TAPS] * columns;
             if (dealt) to[i] = panel + j * size;
-            else NAMED(pack_panel)(s, a + row * z->a_row, s->a_terms + g[GATHER_TERMS], channels * g[GATHER_TAPS], wide,
-                                   panel + j * size);
+            else
+                NAMED(pack_panel)(s, a + row * z->a_row, s->a_terms + g[GATHER_TERMS], channels * g[GATHER_TAPS], wide,
+                                  panel + j * size);
             panel += panels * size;
         }
         if (dealt) NAMED(deal_panel)(s, a + row * z->a_row, channels, wide, to);
