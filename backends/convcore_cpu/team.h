@@ -1,8 +1,9 @@
 /* Threads that run the tasks of a stage together.
  *
  * A team is its caller and some workers.  The caller opens a stage; whoever is awake takes ranges of its tasks, the
- * caller too, and the stage is over when every task is done.  Nobody waits for a worker that has taken nothing: if
- * the system lets a worker sleep while another program has its core, the caller does all the work itself.
+ * caller too, those of its own share first, and the stage is over when every task is done.  Nobody waits for a worker
+ * that has taken nothing: if the system lets a worker sleep while another program has its core, the caller does all the
+ * work itself.
  *
  * OpenMP says how many threads there may be, and does not run them: its barriers wait for every thread, which on a
  * busy machine took 10 ms where the work took 1, and its pools do not survive fork().
