@@ -4,11 +4,14 @@ import os
 from glob import glob
 
 from Cython.Build import cythonize
+from pybind11.setup_helpers import ParallelCompile
 from setuptools import Extension, find_packages, setup
 
 CPU = "backends/convcore_cpu"
 # Whoever gives a level of optimisation in CFLAGS means it.
 OPTIMISE = [] if "-O" in os.environ.get("CFLAGS", "") else ["-O3"]
+# The files of an extension at once, on all cores: the micro-kernels of an instruction set take a minute.
+ParallelCompile().install()
 
 setup(
     packages=[

@@ -14,8 +14,9 @@
  * turned to be stored, then the band.  Gathers whose pixels stand in turns in the lines of the result (`interleaved`)
  * have them in turns in the sums too, which are then stored as those of one gather.
  *
- * `on_stack`: where no workspace may be taken, the scratch memory is on the stack, and the weight is read where it
- * lies: a task packs for itself what its one panel needs of `channels_at_once` channels.
+ * `packs`: where a piece has all pixels, the weight is read where it lies: a task packs for itself what its panels need
+ * of `channels_at_once` channels, into the scratch memory after the band.  `on_stack`: where no workspace may be taken,
+ * tasks do so too, a panel each, and the scratch memory is on the stack.
  *
  * `watch_nan` as in correlate.h.
  */

@@ -109,7 +109,7 @@ typedef struct {
     const index_t *pieces, *gathers, *offsets, *tile_row;
     const index_t *a_terms; /* where the terms of a row of the weight lie */
 } channels_step;
-enum { MAX_DEALT_TAPS = 32 };
+enum { MAX_DEALT_TAPS = 32 }; /* that are turned together */
 /* A gather: where its pixels begin in the result, its size, its taps, its offsets, and where its weight begins. */
 enum { GATHER_OFFSET, GATHER_LINES, GATHER_WIDTH, GATHER_TAPS, GATHER_TERMS, GATHER_WEIGHT, GATHER_SIZES };
 
