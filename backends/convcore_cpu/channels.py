@@ -44,9 +44,9 @@ WIDEST, LARGEST = 256, 512
 TASKS_PER_THREAD = 4
 #: No vector has more lanes.
 MAX_LANES = 16
-# What it takes to pack an element of the weight tap by tap, to copy one to a band, and to store one of the result
-# (cycles).
-TAP_CYCLES, BAND_CYCLES, STORE_CYCLES = 0.8, 0.4, 0.5
+# What it takes to pack an element of the weight tap by tap, or turned by a task, to copy one to a band, and to store
+# one of the result (cycles).
+TAP_CYCLES, TURNED_CYCLES, BAND_CYCLES, STORE_CYCLES = 0.8, 0.4, 0.4, 0.5
 # The same where each is in another page.
 FAR_TAP_CYCLES = 1.5
 #: How many times as long as the model says pieces on the stack take (measured: 1.1 to 2).
@@ -179,11 +179,12 @@ def _cycles(layout: Layout, direction: Direction, kernel: MicroKernel, pieces: P
         + chunks * tiles * panels * CALL_CYCLES
     )
     cycles = layout.images * layout.groups * math.prod(pieces.parts) * per_piece
-    weights = layout.groups * channels * taps
+    weights, in_line = layout.groups * channels * taps, direction.weight_term == layout.taps
     if pieces.packs:  # every task packs its panels
         packed = layout.images * math.prod(pieces.parts) * panels * kernel.columns
-        return (ON_STACK if layout.on_stack else 1.0) * (cycles + weights * packed * TAP_CYCLES)
-    if layout.prepacked or direction.weight_term == layout.taps:
+        each = TURNED_CYCLES if in_line else TAP_CYCLES
+        return (ON_STACK if layout.on_stack else 1.0) * (cycles + weights * packed * each)
+    if layout.prepacked or in_line:
         return cycles
     return cycles + weights * rows * (FAR_TAP_CYCLES if is_in_pages(layout, direction) else TAP_CYCLES)
 
