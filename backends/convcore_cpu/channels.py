@@ -131,7 +131,7 @@ def _program(layout: Layout, direction: Direction, fill: complex, boundary: str)
     # The choice of an algorithm decides bits, so it must not depend on how many threads there are.
     cycles, kernel, pieces = _cheapest(layout, direction, 2)
     yield layout.cost(cycles)
-    if layout.most_threads != 2:
+    if layout.most_threads != 2 and not layout.on_stack:
         _, kernel, pieces = _cheapest(layout, direction, layout.most_threads)
     places, folding = place_result(layout, direction)
     weights: list[tuple[int, tuple[Step, ...]]] = [(0, ()) for _ in direction.gathers]
