@@ -222,7 +222,7 @@ def _pieces(layout: Layout, direction: Direction, kernel: MicroKernel, threads: 
     )
     chunks = max(_chunks_of_pixels(direction, channels), channels * band_bytes // BAND_BYTES) + 1
     at_once = max(1, -(-channels // chunks))
-    weight_bytes = at_once * max(1, _most_taps(direction)) * kernel.columns * layout.itemsize
+    weight_bytes = at_once * max(1, *(gather.taps for gather in direction.gathers)) * kernel.columns * layout.itemsize
     most = max(1, min(SUM_BYTES // sum_bytes, WEIGHT_BYTES // weight_bytes))
     # The panels are shared out, and bands copied for each share, where there are too few pieces or too many panels.
     shares = max(-(-panels // most), min(panels, -(-wanted // (repeats * max(1, down)))))
@@ -255,17 +255,12 @@ def _whole_pieces(layout: Layout, direction: Direction, threads: int) -> Iterato
 
 def _taps(direction: Direction) -> int:
     """Return how many taps all gathers meet."""
-    return sum(len(gather.line_taps) * len(gather.column_taps) for gather in direction.gathers)
-
-
-def _most_taps(direction: Direction) -> int:
-    """Return how many taps a gather meets, at most."""
-    return max(len(gather.line_taps) * len(gather.column_taps) for gather in direction.gathers)
+    return sum(gather.taps for gather in direction.gathers)
 
 
 def _chunks_of_pixels(direction: Direction, channels: int) -> int:
     """Return how often the first-level cache would be filled by what a tile reads of so many channels."""
-    lines = max(len(g.line_taps) * len({tap.phase for tap in g.column_taps}) for g in direction.gathers)
+    lines = max(gather.lines_met for gather in direction.gathers)
     return channels * lines * 128 // PIXEL_BYTES
 
 

@@ -38,6 +38,16 @@ class Gather:
     out_line: int
     out_column: int
 
+    @property
+    def taps(self) -> int:
+        """Return how many taps they meet."""
+        return len(self.line_taps) * len(self.column_taps)
+
+    @property
+    def lines_met(self) -> int:
+        """Return in how many lines of a channel a pixel's taps lie, counted for each phase of the columns."""
+        return len(self.line_taps) * len({tap.phase for tap in self.column_taps})
+
     def pixels(self, planes: Planes) -> int:
         """Return how many pixels there are when they are numbered over the pitch of the planes."""
         return (self.lines - 1) * planes.pitch + self.width
@@ -265,7 +275,7 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
 
         found, cycles = [], 0.0
         for gather in direction.gathers:
-            taps = len(gather.line_taps) * len(gather.column_taps)
+            taps = gather.taps
             per_term, kernel = of_pixels(gather.pixels(planes), taps)
             if kernel is None:
                 return [], cycles
@@ -289,7 +299,7 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
 
 def _tiles_per_task(layout: Layout, direction: Direction, gather: Gather, kernel: MicroKernel, tiles: int) -> int:
     """Return how many tiles a task has: as many as leave tasks enough and read what stays in the first-level cache."""
-    lines = len(gather.line_taps) * len({tap.phase for tap in gather.column_taps})
+    lines = gather.lines_met
     tile_bytes = group_channels(layout, direction) * lines * kernel.columns * layout.itemsize
     fair = layout.batch * layout.groups * tiles * len(direction.gathers) // TASKS
     return max(1, min(most_tiles(kernel), FAST_BAND_BYTES // max(tile_bytes, 1), fair))

@@ -84,10 +84,7 @@ def _program(layout: Layout, direction: Direction) -> Draft:
     rows = len(direction.rows)
     channels = group_channels(layout, direction)
     kernel_of = cache(lambda pixels, terms: panel_kernel(layout.micro_kernels, rows, layout.batch * pixels, terms))
-    kernels = [
-        kernel_of(gather.lines * gather.width, channels * len(gather.line_taps) * len(gather.column_taps))
-        for gather in direction.gathers
-    ]
+    kernels = [kernel_of(gather.lines * gather.width, channels * gather.taps) for gather in direction.gathers]
     cycles = sum(_cycles(layout, direction, *pair) for pair in zip(direction.gathers, kernels, strict=True))
     yield layout.cost(cycles)
     packing_rows: list[Step] = []
@@ -121,7 +118,7 @@ def _planes(layout: Layout, direction: Direction) -> Planes:
 def _cycles(layout: Layout, direction: Direction, gather: Gather, chosen: tuple[MicroKernel, float]) -> float:
     """Estimate the cycles that a gather takes: products, copies, and a weight that the cache does not hold."""
     kernel, per_term = chosen
-    terms = group_channels(layout, direction) * len(gather.line_taps) * len(gather.column_taps)
+    terms = group_channels(layout, direction) * gather.taps
     weights = layout.groups * len(direction.rows) * terms
     far = weights * layout.itemsize > PANEL_BYTES
     # Every element of a panel is copied once, and a run takes as long as some vectors more.
