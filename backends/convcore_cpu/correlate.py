@@ -19,11 +19,11 @@ from convcore_cpu.tiles import most_tiles, outer_kernel, padded
 CALL_CYCLES = 60.0
 #: How many times as long groups take as their tiles alone (measured: 1.0 to 1.4).
 GROUPED = 1.15
-#: What an element of a large weight takes more whose neighbours in a row of A are in other pages (cycles; bytes), where
+#: What a kernel of a large weight takes more whose neighbours in a row of A are in other pages (cycles; bytes), where
 #: one unit multiplies vectors and so hides what is nearer.
 FAR_CYCLES, FAR_BYTES, PAGE = 2.0, 6 << 20, 4096
-#: What an element of the result takes more whose neighbour another gather stores (cycles).
-APART_CYCLES = 2.0
+#: What an element of the result takes more whose neighbour another gather stores; what, if both are at hand (cycles).
+APART_CYCLES, IN_TURNS_CYCLES = 2.0, 0.4
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,12 @@ class Direction:
             for one, other in pairs
         )
         return 2 if in_turns and 2 * len(pairs) == len(self.gathers) > 0 else 1
+
+    @cached_property
+    def in_turns(self) -> tuple[tuple[Gather, ...], ...]:
+        """Return the gathers, those together whose pixels stand in turns."""
+        at_once = self.interleaved
+        return tuple(self.gathers[i : i + at_once] for i in range(0, len(self.gathers), at_once))
 
     def tables(self, kernel: MicroKernel) -> dict[str, np.ndarray]:
         """Return the tables of the rows of a micro-kernel's tiles, which are those of every gather."""
@@ -177,20 +183,18 @@ def _correlate(layout: Layout, direction: Direction) -> Draft:
     planes, packing = layout.place(planes, FIRST, direction.channels, direction.lines, direction.columns)
     places, folding = place_result(layout, direction)
     places |= {"a_buffer": buffer, "a_offset": offset}
-    steps, exact = zip(
-        *(
-            correlate_steps(layout, direction, planes, gather, kernel, places)
-            for gather, kernel in zip(direction.gathers, kernels, strict=True)
-        ),
-        strict=True,
-    )
+    steps, exact = [], []
+    for gathers, kernel in zip(direction.in_turns, kernels, strict=True):
+        steps.append(_correlate_step(layout, direction, planes, gathers, kernel, places))
+        if direction.watch_nan:
+            exact += [exact_step(layout, direction, planes, gather, kernel, places) for gather in gathers]
     return layout.program(
         "direct",
         ", ".join(dict.fromkeys(kernel.name for kernel in kernels)),
         cycles,
         before=(expand,),
-        each=(packing, steps, folding),
-        exact=(exact, folding) if direction.watch_nan else (),
+        each=(packing, tuple(steps), folding),
+        exact=(tuple(exact), folding) if exact else (),
     )
 
 
@@ -236,10 +240,10 @@ def is_in_pages(layout: Layout, direction: Direction) -> bool:
     return weights * layout.itemsize >= FAR_BYTES and direction.weight_term * layout.itemsize >= PAGE
 
 
-def stored_apart(layout: Layout, direction: Direction, gather: Gather) -> float:
-    """Return the cycles it takes more to store what has other gathers' pixels between its own."""
+def stored_apart(layout: Layout, direction: Direction, gather: Gather, in_turns: bool = False) -> float:
+    """Return the cycles it takes more to store what has other gathers' pixels between its own, maybe with those."""
     stored = layout.images * layout.groups * gather.lines * gather.width * len(direction.rows)
-    return APART_CYCLES * stored if gather.out_column > 1 else 0.0
+    return (IN_TURNS_CYCLES if in_turns else APART_CYCLES) * stored if gather.out_column > 1 else 0.0
 
 
 def weight_taps(layout: Layout, gather: Gather) -> np.ndarray:
@@ -251,14 +255,14 @@ def weight_taps(layout: Layout, gather: Gather) -> np.ndarray:
 def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, Sequence[MicroKernel], float]:
     """Read the operand in place if every gather has a micro-kernel narrow enough not to read past its end.
 
-    Returns the planes, a micro-kernel for each gather, and the cycles they take for all images.
+    Returns the planes, a micro-kernel for each gather, or those in turns, and the cycles they take for all images.
     """
     result = direction.out_image if direction.folded else 0
     terms = layout.images * direction.channels * layout.halves
     grouped = GROUPED if layout.groups > 1 else 1.0
 
     def kernels(planes: Planes, fits: bool) -> tuple[list[MicroKernel], float]:
-        """Return one for each gather, or none at all."""
+        """Return one for each gather, or those in turns, or none at all."""
 
         @cache
         def of_pixels(pixels: int, taps: int) -> tuple[float, MicroKernel | None]:
@@ -274,16 +278,18 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
             )
 
         found, cycles = [], 0.0
-        for gather in direction.gathers:
-            taps = gather.taps
-            per_term, kernel = of_pixels(gather.pixels(planes), taps)
-            if kernel is None:
+        for gathers in direction.in_turns:
+            # The last of a line may be one pixel shorter, and is then read one too far.
+            reach = max((tap.offset for gather in gathers for tap in gather.column_taps), default=0)
+            per_term, kernel = of_pixels(gathers[0].pixels(planes), max(gather.taps for gather in gathers))
+            if kernel is None or (fits and gathers[0].width + reach > direction.columns.size):
                 return [], cycles
             found.append(kernel)
-            cycles += grouped * per_term * max(terms * taps, layout.images * layout.groups)
-            cycles += stored_apart(layout, direction, gather)
-            if kernel.multiply > 0.5 and is_in_pages(layout, direction):
-                cycles += FAR_CYCLES * layout.images * layout.out_channels * layout.c_per_group * taps
+            for gather in gathers:
+                cycles += grouped * per_term * max(terms * gather.taps, layout.images * layout.groups)
+                cycles += stored_apart(layout, direction, gather, len(gathers) > 1)
+                if kernel.multiply > 0.5 and gather.taps and is_in_pages(layout, direction):
+                    cycles += FAR_CYCLES * layout.images * layout.out_channels * layout.c_per_group
         return found, cycles
 
     planes = layout.in_place(FIRST, direction.lines, direction.columns)
@@ -297,50 +303,90 @@ def _planes_and_kernels(layout: Layout, direction: Direction) -> tuple[Planes, S
     return planes, *kernels(planes, fits=False)
 
 
-def _tiles_per_task(layout: Layout, direction: Direction, gather: Gather, kernel: MicroKernel, tiles: int) -> int:
+def _tiles_per_task(
+    layout: Layout, direction: Direction, gathers: Sequence[Gather], kernel: MicroKernel, tiles: int
+) -> int:
     """Return how many tiles a task has: as many as leave tasks enough and read what stays in the first-level cache."""
-    lines = gather.lines_met
+    lines = max(gather.lines_met for gather in gathers)
     tile_bytes = group_channels(layout, direction) * lines * kernel.columns * layout.itemsize
-    fair = layout.batch * layout.groups * tiles * len(direction.gathers) // TASKS
+    fair = layout.batch * layout.groups * tiles * len(direction.in_turns) // TASKS
     return max(1, min(most_tiles(kernel), FAST_BAND_BYTES // max(tile_bytes, 1), fair))
 
 
-def correlate_steps(
-    layout: Layout, direction: Direction, planes: Planes, gather: Gather, kernel: MicroKernel, places: dict[str, int]
-) -> tuple[Step, Step]:
-    """Return the step of a gather, and the one that does it again when there was a NaN.
-
-    ``places`` says where A, the bias and the result are.
-    """
-    rows = len(direction.rows)
-    terms = np.arange(group_channels(layout, direction))[:, None]
-    plane_taps = planes.taps(gather.line_taps, gather.column_taps)
-    a_terms = terms * direction.weight_term + weight_taps(layout, gather)
-    offsets = np.stack([a_terms, terms * planes.channel + plane_taps], axis=-1)
-    blocks = -(-rows // kernel.rows)
-    tiles = -(-gather.pixels(planes) // kernel.columns)
-    tiles_per_task = _tiles_per_task(layout, direction, gather, kernel, tiles)
+def _correlate_step(
+    layout: Layout,
+    direction: Direction,
+    planes: Planes,
+    gathers: Sequence[Gather],
+    kernel: MicroKernel,
+    places: dict[str, int],
+) -> Step:
+    """Return the step of a gather, or of two in turns; ``places`` says where A, the bias and the result are."""
+    first, other = gathers[0], gathers[1] if len(gathers) > 1 else None
+    blocks = -(-len(direction.rows) // kernel.rows)
+    tiles = -(-first.pixels(planes) // kernel.columns)
+    tiles_per_task = _tiles_per_task(layout, direction, gathers, kernel, tiles)
     tile_tasks = -(-tiles // tiles_per_task)
     # The rows are shared out only where there are too few tiles of pixels.
-    shares = -(-TASKS // (layout.batch * layout.groups * tile_tasks * len(direction.gathers)))
+    shares = -(-TASKS // (layout.batch * layout.groups * tile_tasks * len(direction.in_turns)))
     blocks_per_task = -(-blocks // min(blocks, shares))
     row_tasks = -(-blocks // blocks_per_task)
-    sizes = gather_sizes(layout, direction, planes, gather, places) | {
-        "a_group": direction.weight_group,
-        "groups": layout.groups,
-        "length": offsets.size // 2,
+    offsets = [_offsets(layout, direction, planes, gather) for gather in gathers]
+    sizes = _correlate_sizes(layout, direction, planes, first, places) | {
+        "interleaved": len(gathers),
+        "other_width": other.width if other else 0,
+        "other_length": offsets[1].size // 2 if other else 0,
         "row_tasks": row_tasks,
         "blocks_per_task": blocks_per_task,
         "tiles": tiles,
         "tile_tasks": tile_tasks,
         "tiles_per_task": tiles_per_task,
     }
-    inside = _inside(gather, direction.lines, direction.columns) if direction.watch_nan else np.empty((0, 4), np.int64)
-    tables = {"offsets": offsets, "inside": np.tile(inside, (len(terms), 1)), **direction.tables(kernel)}
+    inside = np.empty((0, 4), np.int64)
+    tables = {"offsets": np.concatenate(offsets), "inside": inside, **direction.tables(kernel)}
+    interleave = ""
+    if other:
+        interleave = next(row.name for row in reversed(layout.micro_kernels) if row.algorithm == "interleave")
+    tasks = layout.groups * tile_tasks * row_tasks
+    return Step(f"correlate_{layout.type}", tasks, sizes, True, kernel.name, tables, interleave)
+
+
+def exact_step(
+    layout: Layout, direction: Direction, planes: Planes, gather: Gather, kernel: MicroKernel, places: dict[str, int]
+) -> Step:
+    """Return the step that does a gather again when there was a NaN."""
+    sizes = _correlate_sizes(layout, direction, planes, gather, places)
+    inside = np.tile(_inside(gather, direction.lines, direction.columns), (group_channels(layout, direction), 1))
+    offsets = _offsets(layout, direction, planes, gather)
+    tables = {"offsets": offsets, "inside": inside, **direction.tables(kernel)}
+    tasks = layout.groups * len(direction.rows) * gather.lines
+    return Step(f"exact_{layout.type}", tasks, sizes, True, kernel.name, tables)
+
+
+def _correlate_sizes(
+    layout: Layout, direction: Direction, planes: Planes, gather: Gather, places: dict[str, int]
+) -> dict[str, int]:
+    """Return the sizes of a step of one gather, as if it were one task."""
+    whole = ("interleaved", "row_tasks", "blocks_per_task", "tiles", "tile_tasks", "tiles_per_task")
     return (
-        Step(f"correlate_{layout.type}", layout.groups * tile_tasks * row_tasks, sizes, True, kernel.name, tables),
-        Step(f"exact_{layout.type}", layout.groups * rows * gather.lines, sizes, True, kernel.name, tables),
+        gather_sizes(layout, direction, planes, gather, places)
+        | dict.fromkeys(whole, 1)
+        | {
+            "a_group": direction.weight_group,
+            "groups": layout.groups,
+            "length": group_channels(layout, direction) * gather.taps,
+            "other_width": 0,
+            "other_length": 0,
+        }
     )
+
+
+def _offsets(layout: Layout, direction: Direction, planes: Planes, gather: Gather) -> np.ndarray:
+    """Return where every term of a gather lies, in A and in B."""
+    terms = np.arange(group_channels(layout, direction))[:, None]
+    in_a = terms * direction.weight_term + weight_taps(layout, gather)
+    in_b = terms * planes.channel + planes.taps(gather.line_taps, gather.column_taps)
+    return np.stack([in_a, in_b], axis=-1).reshape(-1, 2)
 
 
 def exact_in_place(layout: Layout, direction: Direction, places: dict[str, int]) -> tuple[Step, ...]:
@@ -350,7 +396,7 @@ def exact_in_place(layout: Layout, direction: Direction, places: dict[str, int])
     planes = Planes(FIRST, offset, direction.channels * plane, plane, 0, direction.columns.extent)
     places = {"a_buffer": SECOND, "a_offset": 0, **places}
     kernel = next(row for row in layout.micro_kernels if row.algorithm == "outer")
-    return tuple(correlate_steps(layout, direction, planes, gather, kernel, places)[1] for gather in direction.gathers)
+    return tuple(exact_step(layout, direction, planes, gather, kernel, places) for gather in direction.gathers)
 
 
 def _fold(layout: Layout, offset: int) -> Step:

@@ -192,6 +192,7 @@ cdef int _bind(step, BoundStep *bound) except -1:
     elif kind in ("correlate", "exact"):
         data.correlate.sizes = step.sizes
         data.correlate.kernel = _kernel(step.kernel)
+        data.correlate.interleave = _kernel(step.transform) if step.transform else NULL
         data.correlate.offsets = <const index_t *> _table(step, "offsets")
         data.correlate.a_row = <const index_t *> _table(step, "a_row")
         data.correlate.out_row = <const index_t *> _table(step, "out_row")

@@ -58,12 +58,14 @@ cdef extern from "kernels/steps.h" nogil:
         index_t bias_buffer
         index_t out_buffer, out_offset, out_image, out_group, out_line, out_column
         index_t groups, rows, lines, width, pitch, length
+        index_t interleaved, other_width, other_length
         index_t row_tasks, blocks_per_task, tiles, tile_tasks, tiles_per_task
         index_t watch_nan
 
     ctypedef struct correlate_step:
         correlate_sizes sizes
         const micro_kernel *kernel
+        const micro_kernel *interleave
         const index_t *offsets
         const index_t *a_row
         const index_t *out_row

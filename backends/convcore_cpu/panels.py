@@ -14,7 +14,7 @@ import numpy as np
 from convcore_cpu.correlate import (
     Direction,
     Gather,
-    correlate_steps,
+    exact_step,
     forward_direction,
     gather_sizes,
     grad_input_direction,
@@ -94,7 +94,7 @@ def _program(layout: Layout, direction: Direction) -> Draft:
         packing_rows += a.packing
         steps.append(_step(layout, direction, planes, gather, kernel, a, places))
         if direction.watch_nan:
-            exact.append(correlate_steps(layout, direction, planes, gather, kernel, places)[1])
+            exact.append(exact_step(layout, direction, planes, gather, kernel, places))
     return layout.program(
         "panels",
         ", ".join(dict.fromkeys(kernel.name for kernel, _ in kernels)),

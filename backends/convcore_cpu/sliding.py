@@ -34,8 +34,8 @@ PIECE_CYCLES = 30
 #: Lines of planes too many for a processor to foresee; elements of planes that stay in no cache near the core; what
 #: each line then costs a tile (cycles).  16 planes of 572x572, one result: 14.8 ms, from bands 7.0.
 STREAMS, FAR_ELEMENTS, STREAM_CYCLES = 32, 1 << 18, 50.0
-#: What the cycles of forward and of grad_input are worth beside those of other algorithms: where two units multiply
-#: vectors, and where one does, which hides some of the rest.
+#: What the cycles of forward and of grad_input without a stride are worth beside those of other algorithms: where two
+#: units multiply vectors, and where one does, which hides some of the rest.
 WORTH = {0.5: (1.0, 0.75), 1.0: (0.9, 0.75)}
 #: Columns of a piece that are tried where a whole line is longer.
 PIECE_COLUMNS = (512, 256, 128, 64)
@@ -275,7 +275,7 @@ def _step(slide: Slide, places: dict[str, int]) -> Generator[Cost, None, tuple[S
     (line_step, column_step), (line_taps, column_taps) = slide.steps
     patches = [_patches(gather.line_taps, gather.column_taps) for gather in direction.gathers]
     cycles, kernel, pieces = _cheapest(slide, patches)
-    worth = WORTH[kernel.multiply][int(slide.sign < 0)]
+    worth = WORTH[kernel.multiply][int(slide.sign < 0)] if layout.problem.stride == (1, 1) else 1.0
     cost = Cost(cycles * worth, layout.problem.bytes, layout.rates)
     yield cost
     phases, (more_lines, more_columns) = len(direction.lines.starts), slide.reach

@@ -32,24 +32,30 @@ static inline void NAMED(pixels_at)(index_t first, index_t pixels, index_t width
 }
 
 /* Store sums, [pixel][lane]: pixels as wide as a vector at a time are turned, into the result if they are a run there.
+ * Those at the end of a line that is long enough are stored with some that were stored already.
  */
 static void NAMED(store_channels)(const channels_step *s, const TYPE *sums, index_t pixels, index_t width, index_t wide,
                                   TYPE *turned, TYPE *out) {
     const channels_sizes *z = &s->sizes;
     const index_t columns = s->kernel->columns, lanes = s->turn->columns;
     index_t at[MAX_LANES];
-    for (index_t first = 0; first < pixels; first += lanes, sums += lanes * columns) {
-        const index_t left = pixels - first, count = left < lanes ? left : lanes;
+    for (index_t first = 0, next; first < pixels; first = next) {
+        const index_t left = pixels - first, line_end = width - first % width;
+        const int moves = line_end < lanes && width >= lanes && z->out_line != width && z->out_column == z->interleaved;
+        if (moves) first += line_end - lanes;
+        const index_t count = left < lanes && !moves ? left : lanes;
+        const TYPE *const from = sums + first * columns;
+        next = first + count;
         NAMED(pixels_at)(first, pixels, width, lanes, z->out_line, z->out_column / z->interleaved, at);
         if (z->out_channel == 1) {
             for (index_t m = 0; m < count; m++) {
-                memcpy(out + at[m], sums + m * columns, (size_t)wide * sizeof(TYPE));
+                memcpy(out + at[m], from + m * columns, (size_t)wide * sizeof(TYPE));
             }
             continue;
         }
         const int is_run = count == lanes && at[lanes - 1] - at[0] == lanes - 1;
         const turn_loop loop = {columns, is_run ? z->out_channel : lanes, wide, 1};
-        ((turn_function *)s->turn->function)(&loop, sums, is_run ? out + at[0] : turned);
+        ((turn_function *)s->turn->function)(&loop, from, is_run ? out + at[0] : turned);
         for (index_t k = 0; !is_run && k < wide; k++) {
             for (index_t m = 0; m < count; m++) out[k * z->out_channel + at[m]] = turned[k * lanes + m];
         }

@@ -12,6 +12,9 @@
  * written as far as they go, which a processor foresees.  Tiles are written in place, by runs where there are pixels to
  * drop (outer.h); only what is strided, or to be looked at, goes through a buffer on the stack.
  *
+ * Where lines of the result have the pixels of two gathers in turns (`interleaved`), a tile is one of each, numbered
+ * alike: the other one's offsets follow, and its results are stored between the first one's.
+ *
  * Where B's planes are padded with zeros that the formula does not have (grad_input), a zero times an infinite weight
  * is a NaN that must not be: `watch_nan` reports any NaN, and exact.h then does the step again.
  */
@@ -22,7 +25,14 @@ static void NAMED(store_tile)(const TYPE *tile, const correlate_step *s, index_t
         const index_t line = lo / z->pitch, column = lo % z->pitch;
         const index_t line_end = lo - column + z->pitch < hi ? lo - column + z->pitch : hi;
         const index_t kept = line_end - lo < z->width - column ? line_end - lo : z->width - column;
-        for (index_t m = 0; m < rows; m++) {
+        if (z->interleaved == 2) {
+            const index_t left = z->width + z->other_width - 2 * column;
+            const interleave_loop loop = {s->tile_row, s->out_row + row, rows, MAX_TILE,
+                                          2 * kept < left ? 2 * kept : left};
+            ((interleave_function *)s->interleave->function)(&loop, tile + (lo - start),
+                                                             out + line * z->out_line + column * z->out_column);
+        }
+        for (index_t m = 0; z->interleaved == 1 && m < rows; m++) {
             const TYPE *from = tile + s->tile_row[m] + (lo - start);
             TYPE *to = out + s->out_row[row + m] + line * z->out_line + column * z->out_column;
             if (z->out_column == 1 && kept > 0) memcpy(to, from, (size_t)kept * sizeof(TYPE));
@@ -102,7 +112,8 @@ static void NAMED(correlate)(const void *step, char *const *buffers, index_t ima
     outer_loop loop = {.offsets = s->offsets, .length = z->length, .repeats = 1};
     TYPE init[MAX_TILE_ROWS] = {0};
     NAMED(pixel_tile) at[MAX_TILES_PER_TASK];
-    _Alignas(64) TYPE buffer[MAX_TILE];
+    outer_loop other = {.offsets = s->offsets + 2 * z->length, .length = z->other_length, .repeats = 1};
+    _Alignas(64) TYPE buffer[2 * MAX_TILE + MAX_LANES]; /* room for what is read past the last pixel */
     int nan_seen = 0;
     (void)images;
     for (index_t t = 0; t < tiles; t++) NAMED(place_tile)(s, first_tile + t, pixels, at + t);
@@ -122,9 +133,14 @@ static void NAMED(correlate)(const void *step, char *const *buffers, index_t ima
                 continue;
             }
             outer(&loop, a, b + start, init, buffer);
+            if (z->interleaved == 2) {
+                other.a_row = loop.a_row, other.out_row = loop.out_row;
+                outer(&other, a, b + start, init, buffer + MAX_TILE);
+            }
             /* What lies past the last plane may be anything. */
             for (index_t m = 0; z->watch_nan && m < rows; m++) {
                 nan_seen |= NAMED(has_nan)(buffer + s->tile_row[m], lanes);
+                if (z->interleaved == 2) nan_seen |= NAMED(has_nan)(buffer + MAX_TILE + s->tile_row[m], lanes);
             }
             NAMED(store_tile)(buffer, s, row, rows, start, at[t].lo, at[t].hi, out);
         }

@@ -57,6 +57,12 @@ typedef struct {
     index_t step, term;        /* step: from pixel to pixel of a run, in elements */
 } collect_loop;
 
+/* The loop of an interleaving micro-kernel; interleave.h has its formula. */
+typedef struct {
+    const index_t *in_row, *out_row; /* for every row, in elements */
+    index_t rows, other, count;      /* other: from a line to the one it takes turns with; count: of the result */
+} interleave_loop;
+
 /* The loop of a turning micro-kernel; turn.h has its formula. */
 typedef struct {
     index_t in_line, out_line, count; /* in elements */
@@ -75,13 +81,14 @@ typedef struct {
 typedef void outer_function(const outer_loop *loop, const void *a, const void *b, const void *init, void *out);
 typedef void panel_function(const panel_loop *loop, const void *a, const void *b, const void *init, void *out);
 typedef void collect_function(const collect_loop *loop, const void *planes, void *panel);
+typedef void interleave_function(const interleave_loop *loop, const void *in, void *out);
 typedef void turn_function(const turn_loop *loop, const void *in, void *out);
 typedef void transform_function(const transform_loop *loop, const void *in, void *out);
 
 typedef struct {
     const char *name;      /* dtype_algorithm_tile__isa */
     const char *dtype;     /* f32, f64, i64 */
-    const char *algorithm; /* outer, panel, collect, turn, dot, sliding, winograd_... */
+    const char *algorithm; /* outer, panel, collect, interleave, turn, dot, sliding, winograd_... */
     const char *isa;
     int rows, columns; /* of the tile, in elements */
     int vector_bytes;

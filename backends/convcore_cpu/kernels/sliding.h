@@ -182,23 +182,11 @@ static inline __attribute__((always_inline)) void NAMED(store_sums)(const int ro
 /* Lines of the result whose columns are those of several gathers in turns, through buffers. */
 static inline void NAMED(store_apart)(const TYPE *from, index_t other, TYPE *line, index_t step, index_t kept,
                                       index_t odd) {
-    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
-    if (!other) {
-        for (index_t j = 0; j < kept; j++) line[j * step] = from[j];
+    if (other) {
+        NAMED(store_in_turns)(from, other, kept <= odd ? 2 * kept : 2 * odd + 1, line);
         return;
     }
-    index_t left = kept <= odd ? 2 * kept : 2 * odd + 1;
-    for (; left > 0; left -= 2 * LANES, from += LANES, line += 2 * LANES) {
-        const NAMED(vector) even = *(const NAMED(vector) *)from, uneven = *(const NAMED(vector) *)(from + other);
-        const NAMED(vector) low = NAMED(in_turn)(even, uneven, 0), high = NAMED(in_turn)(even, uneven, LANES / 2);
-        if (left >= 2 * LANES) {
-            *(NAMED(vector) *)line = low;
-            *(NAMED(vector) *)(line + LANES) = high;
-            continue;
-        }
-        NAMED(store_lanes)(line, low, left < LANES ? left : LANES);
-        if (left > LANES) NAMED(store_lanes)(line + LANES, high, left - LANES);
-    }
+    for (index_t j = 0; j < kept; j++) line[j * step] = from[j];
 }
 
 /* The lines of a gather, or of two interleaved ones, from a band. */

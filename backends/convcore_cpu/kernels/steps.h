@@ -43,12 +43,13 @@ typedef struct {
     index_t bias_buffer; /* or -1 */
     index_t out_buffer, out_offset, out_image, out_group, out_line, out_column;
     index_t groups, rows, lines, width, pitch, length;
+    index_t interleaved, other_width, other_length; /* interleaved: gathers of one line of the result, 2 or 1 */
     index_t row_tasks, blocks_per_task, tiles, tile_tasks, tiles_per_task;
     index_t watch_nan;
 } correlate_sizes;
 typedef struct {
     correlate_sizes sizes;
-    const micro_kernel *kernel;
+    const micro_kernel *kernel, *interleave; /* interleave: or NULL */
     const index_t *offsets, *a_row, *out_row, *tile_row;
     const index_t *inside; /* exact.h */
 } correlate_step;

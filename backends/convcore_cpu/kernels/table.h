@@ -59,10 +59,13 @@
     ROW(i64, panel, 8, 24) \
     ROW(i64, panel, 8, 8) \
     ROW(f32, collect, 1, 16) \
+    ROW(f32, interleave, 1, 16) \
     ROW(f32, band, 1, 16) \
     ROW(f64, collect, 1, 8) \
+    ROW(f64, interleave, 1, 8) \
     ROW(f64, band, 1, 8) \
     ROW(i64, collect, 1, 8) \
+    ROW(i64, interleave, 1, 8) \
     ROW(f32, outer, 14, 32) \
     ROW(f32, outer, 8, 48) \
     ROW(f32, outer, 6, 64) \
@@ -149,10 +152,13 @@
     ROW(f64, panel, 8, 4) \
     ROW(i64, panel, 4, 8) \
     ROW(f32, collect, 1, 8) \
+    ROW(f32, interleave, 1, 8) \
     ROW(f32, band, 1, 8) \
     ROW(f64, collect, 1, 4) \
+    ROW(f64, interleave, 1, 4) \
     ROW(f64, band, 1, 4) \
     ROW(i64, collect, 1, 4) \
+    ROW(i64, interleave, 1, 4) \
     ROW(f32, outer, 6, 16) \
     ROW(f32, outer, 4, 24) \
     ROW(f32, outer, 2, 40) \
@@ -212,10 +218,13 @@
     ROW(f64, panel, 8, 2) \
     ROW(i64, panel, 4, 4) \
     ROW(f32, collect, 1, 4) \
+    ROW(f32, interleave, 1, 4) \
     ROW(f32, band, 1, 4) \
     ROW(f64, collect, 1, 2) \
+    ROW(f64, interleave, 1, 2) \
     ROW(f64, band, 1, 2) \
     ROW(i64, collect, 1, 2) \
+    ROW(i64, interleave, 1, 2) \
     ROW(f32, outer, 8, 12) \
     ROW(f32, outer, 8, 8) \
     ROW(f32, outer, 4, 16) \
@@ -260,10 +269,13 @@
     ROW(f64, panel, 8, 2) \
     ROW(i64, panel, 4, 4) \
     ROW(f32, collect, 1, 4) \
+    ROW(f32, interleave, 1, 4) \
     ROW(f32, band, 1, 4) \
     ROW(f64, collect, 1, 2) \
+    ROW(f64, interleave, 1, 2) \
     ROW(f64, band, 1, 2) \
     ROW(i64, collect, 1, 2) \
+    ROW(i64, interleave, 1, 2) \
     ROW(f32, outer, 4, 8) \
     ROW(f32, outer, 2, 16) \
     ROW(f32, outer, 1, 32) \
