@@ -92,7 +92,7 @@ def in_python(code, **variables):
 class TestMicroKernels:
     @pytest.mark.parametrize("row", [available(row) for row in ROWS if row.algorithm in ALONE])
     def test_computes_alone(self, row):
-        helpers = {"collect", "band", "turn", "outer", "interleave"} - {row.algorithm}
+        helpers = {"collect", "band", "turn", "outer", "interleave", "inner"} - {row.algorithm}
         others = [other for other in all_rows() if other.algorithm in helpers]
         for name, (op, algorithm) in product(TILED, ALONE[row.algorithm]):
             if algorithm == "channels" and row.dtype == "i64":
@@ -211,7 +211,7 @@ class TestMicroKernels:
         wanted = {
             (dtype, algorithm)
             for dtype in DTYPES
-            for algorithm in ("outer", "panel", "collect", "interleave", "dot", "sliding")
+            for algorithm in ("outer", "panel", "collect", "inner", "interleave", "dot", "sliding")
         }
         forms = {form.taps for forms in FORMS.values() for form in forms} | {1}
         kinds = ["turn", "band", *(f"winograd_{kind}" for kind in ("points", "kernel", "grad", "taps"))]

@@ -13,11 +13,10 @@ from itertools import product
 
 import numpy as np
 
-from convcore_cpu.correlate import (
-    CALL_CYCLES,
+from convcore_cpu.correlate import CALL_CYCLES, exact_in_place
+from convcore_cpu.direction import (
     Direction,
     Gather,
-    exact_in_place,
     forward_direction,
     grad_input_direction,
     is_in_pages,

@@ -22,6 +22,8 @@ MAX_BAND_BYTES: int
 MAX_TILES_PER_TASK: int
 MAX_PIXELS_PER_TASK: int
 MAX_PHASES_PER_TASK: int
+MAX_REST: int
+MAX_REST_ROWS: int
 
 class CPUPlan(Plan):
     def __init__(

@@ -110,6 +110,9 @@ def _list_micro_kernels():
 _list_tasks()
 _listed = _list_micro_kernels()
 
+#: Pixels ``kernels/rest.h`` computes, and rows of a task of it, at most.
+MAX_REST = kernels.MAX_REST
+MAX_REST_ROWS = kernels.MAX_REST_ROWS
 #: Bytes there are on the stack for a band of ``kernels/sliding.h``.
 MAX_BAND_BYTES = kernels.MAX_BAND_BYTES
 #: Tiles, and pixels of them, a task of ``kernels/panels.h`` or ``correlate.h`` may have.
@@ -126,6 +129,7 @@ ISAS = tuple(isa for isa, (available, _) in _listed.items() if available)
 cdef union StepData:
     kernels.pack_step pack
     kernels.correlate_step correlate
+    kernels.rest_step rest
     kernels.panels_step panels
     kernels.channels_step channels
     kernels.sliding_step sliding
@@ -198,6 +202,12 @@ cdef int _bind(step, BoundStep *bound) except -1:
         data.correlate.out_row = <const index_t *> _table(step, "out_row")
         data.correlate.tile_row = <const index_t *> _table(step, "tile_row")
         data.correlate.inside = <const index_t *> _table(step, "inside")
+    elif kind == "rest":
+        data.rest.sizes = step.sizes
+        data.rest.kernel = _kernel(step.kernel)
+        data.rest.offsets = <const index_t *> _table(step, "offsets")
+        data.rest.a_row = <const index_t *> _table(step, "a_row")
+        data.rest.out_row = <const index_t *> _table(step, "out_row")
     elif kind == "panels":
         data.panels.sizes = step.sizes
         data.panels.kernel = _kernel(step.kernel)

@@ -30,6 +30,8 @@ cdef extern from "kernels/steps.h" nogil:
         MAX_TILES_PER_TASK
         MAX_PIXELS_PER_TASK
         MAX_PHASES_PER_TASK
+        MAX_REST
+        MAX_REST_ROWS
         MAX_BAND_BYTES
 
     ctypedef void (*task_function)(const void *step, char **buffers, index_t images, index_t task) noexcept nogil
@@ -53,11 +55,11 @@ cdef extern from "kernels/steps.h" nogil:
         const void *fill
 
     ctypedef struct correlate_sizes:
-        index_t a_buffer, a_offset, a_group
+        index_t a_buffer, a_offset, a_image, a_group
         index_t b_buffer, b_offset, b_image, b_group
         index_t bias_buffer
         index_t out_buffer, out_offset, out_image, out_group, out_line, out_column
-        index_t groups, rows, lines, width, pitch, length
+        index_t groups, rows, lines, width, pitch, pixels, length
         index_t interleaved, other_width, other_length
         index_t row_tasks, blocks_per_task, tiles, tile_tasks, tiles_per_task
         index_t watch_nan
@@ -71,6 +73,20 @@ cdef extern from "kernels/steps.h" nogil:
         const index_t *out_row
         const index_t *tile_row
         const index_t *inside
+
+    ctypedef struct rest_sizes:
+        index_t a_buffer, a_offset, a_group
+        index_t b_buffer, b_offset, b_image, b_group
+        index_t bias_buffer
+        index_t out_buffer, out_offset, out_image, out_group, out_column
+        index_t groups, rows, length, pixels, row_tasks, rows_per_task
+
+    ctypedef struct rest_step:
+        rest_sizes sizes
+        const micro_kernel *kernel
+        const index_t *offsets
+        const index_t *a_row
+        const index_t *out_row
 
     ctypedef struct band_sizes:
         index_t x_channel

@@ -11,10 +11,10 @@ from functools import cache
 
 import numpy as np
 
-from convcore_cpu.correlate import (
+from convcore_cpu.correlate import exact_step
+from convcore_cpu.direction import (
     Direction,
     Gather,
-    exact_step,
     forward_direction,
     gather_sizes,
     grad_input_direction,

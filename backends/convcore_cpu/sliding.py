@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convcore_cpu.correlate import (
+from convcore_cpu.correlate import exact_in_place
+from convcore_cpu.direction import (
     Direction,
     Gather,
-    exact_in_place,
     forward_direction,
     grad_input_direction,
     place_result,

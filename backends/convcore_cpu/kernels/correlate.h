@@ -104,8 +104,8 @@ static void NAMED(correlate)(const void *step, char *const *buffers, index_t ima
     const index_t tiles = most_tiles < z->tiles_per_task ? most_tiles : z->tiles_per_task;
     const index_t group = task / z->row_tasks / z->tile_tasks % z->groups;
     const index_t image = task / z->row_tasks / z->tile_tasks / z->groups;
-    const index_t pixels = (z->lines - 1) * z->pitch + z->width;
-    const TYPE *a = (const TYPE *)buffers[z->a_buffer] + z->a_offset + group * z->a_group;
+    const index_t pixels = z->pixels;
+    const TYPE *a = (const TYPE *)buffers[z->a_buffer] + z->a_offset + image * z->a_image + group * z->a_group;
     const TYPE *b = (const TYPE *)buffers[z->b_buffer] + z->b_offset + image * z->b_image + group * z->b_group;
     const TYPE *bias = z->bias_buffer < 0 ? NULL : (const TYPE *)buffers[z->bias_buffer] + group * z->rows;
     TYPE *out = (TYPE *)buffers[z->out_buffer] + z->out_offset + image * z->out_image + group * z->out_group;

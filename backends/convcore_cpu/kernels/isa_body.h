@@ -26,6 +26,7 @@ typedef i64_vector i64_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
 #include "band.h"
 #include "collect.h"
 #include "dot.h"
+#include "inner.h"
 #include "interleave.h"
 #include "outer.h"
 #include "panel.h"
@@ -40,6 +41,7 @@ typedef i64_vector i64_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
 #include "band.h"
 #include "collect.h"
 #include "dot.h"
+#include "inner.h"
 #include "interleave.h"
 #include "outer.h"
 #include "panel.h"
@@ -54,6 +56,7 @@ typedef i64_vector i64_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
 #include "band.h"
 #include "collect.h"
 #include "dot.h"
+#include "inner.h"
 #include "interleave.h"
 #include "outer.h"
 #include "panel.h"
@@ -82,6 +85,8 @@ typedef i64_vector i64_tile[MAX_TILE_ROWS][MAX_TILE_VECTORS];
 #define PASS_strip z, x, w, bias, skip, first, lines, groups, out
 #define ARGUMENTS_weigh const strips_sizes *z, const void *x, const void *g, index_t images, index_t groups, void *out
 #define PASS_weigh z, x, g, images, groups, out
+#define ARGUMENTS_inner const inner_loop *loop, const void *a, const void *terms, void *out
+#define PASS_inner loop, a, terms, out
 #define ARGUMENTS_interleave const interleave_loop *loop, const void *in, void *out
 #define PASS_interleave loop, in, out
 #define ARGUMENTS_turn const turn_loop *loop, const void *in, void *out

@@ -57,6 +57,12 @@ typedef struct {
     index_t step, term;        /* step: from pixel to pixel of a run, in elements */
 } collect_loop;
 
+/* The loop of an inner-product micro-kernel; inner.h has its formula. */
+typedef struct {
+    const index_t *a_row; /* for every row of the tile, in elements */
+    index_t length;
+} inner_loop;
+
 /* The loop of an interleaving micro-kernel; interleave.h has its formula. */
 typedef struct {
     const index_t *in_row, *out_row; /* for every row, in elements */
@@ -81,6 +87,7 @@ typedef struct {
 typedef void outer_function(const outer_loop *loop, const void *a, const void *b, const void *init, void *out);
 typedef void panel_function(const panel_loop *loop, const void *a, const void *b, const void *init, void *out);
 typedef void collect_function(const collect_loop *loop, const void *planes, void *panel);
+typedef void inner_function(const inner_loop *loop, const void *a, const void *terms, void *out);
 typedef void interleave_function(const interleave_loop *loop, const void *in, void *out);
 typedef void turn_function(const turn_loop *loop, const void *in, void *out);
 typedef void transform_function(const transform_loop *loop, const void *in, void *out);
@@ -88,7 +95,7 @@ typedef void transform_function(const transform_loop *loop, const void *in, void
 typedef struct {
     const char *name;      /* dtype_algorithm_tile__isa */
     const char *dtype;     /* f32, f64, i64 */
-    const char *algorithm; /* outer, panel, collect, interleave, turn, dot, sliding, winograd_... */
+    const char *algorithm; /* outer, panel, collect, inner, interleave, turn, dot, sliding, winograd_... */
     const char *isa;
     int rows, columns; /* of the tile, in elements */
     int vector_bytes;

@@ -38,11 +38,11 @@ typedef struct {
 enum { MAX_TILES_PER_TASK = 32, MAX_PIXELS_PER_TASK = 512 };
 enum tile_way { SIDE_BY_SIDE, IN_RUNS, BUFFERED }; /* how a tile of results is stored */
 typedef struct {
-    index_t a_buffer, a_offset, a_group;
+    index_t a_buffer, a_offset, a_image, a_group;
     index_t b_buffer, b_offset, b_image, b_group;
     index_t bias_buffer; /* or -1 */
     index_t out_buffer, out_offset, out_image, out_group, out_line, out_column;
-    index_t groups, rows, lines, width, pitch, length;
+    index_t groups, rows, lines, width, pitch, pixels, length;
     index_t interleaved, other_width, other_length; /* interleaved: gathers of one line of the result, 2 or 1 */
     index_t row_tasks, blocks_per_task, tiles, tile_tasks, tiles_per_task;
     index_t watch_nan;
@@ -53,6 +53,21 @@ typedef struct {
     const index_t *offsets, *a_row, *out_row, *tile_row;
     const index_t *inside; /* exact.h */
 } correlate_step;
+
+/* rest.h */
+enum { MAX_REST = 4, MAX_REST_ROWS = 128 }; /* pixels, and rows of a task */
+typedef struct {
+    index_t a_buffer, a_offset, a_group;
+    index_t b_buffer, b_offset, b_image, b_group;
+    index_t bias_buffer; /* or -1 */
+    index_t out_buffer, out_offset, out_image, out_group, out_column;
+    index_t groups, rows, length, pixels, row_tasks, rows_per_task;
+} rest_sizes;
+typedef struct {
+    rest_sizes sizes;
+    const micro_kernel *kernel;
+    const index_t *offsets, *a_row, *out_row;
+} rest_step;
 
 /* band.h */
 typedef struct {

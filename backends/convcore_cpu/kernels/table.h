@@ -60,12 +60,15 @@
     ROW(i64, panel, 8, 8) \
     ROW(f32, collect, 1, 16) \
     ROW(f32, interleave, 1, 16) \
+    ROW(f32, inner, 8, 16) \
     ROW(f32, band, 1, 16) \
     ROW(f64, collect, 1, 8) \
     ROW(f64, interleave, 1, 8) \
+    ROW(f64, inner, 8, 8) \
     ROW(f64, band, 1, 8) \
     ROW(i64, collect, 1, 8) \
     ROW(i64, interleave, 1, 8) \
+    ROW(i64, inner, 8, 8) \
     ROW(f32, outer, 14, 32) \
     ROW(f32, outer, 8, 48) \
     ROW(f32, outer, 6, 64) \
@@ -153,12 +156,15 @@
     ROW(i64, panel, 4, 8) \
     ROW(f32, collect, 1, 8) \
     ROW(f32, interleave, 1, 8) \
+    ROW(f32, inner, 8, 8) \
     ROW(f32, band, 1, 8) \
     ROW(f64, collect, 1, 4) \
     ROW(f64, interleave, 1, 4) \
+    ROW(f64, inner, 8, 4) \
     ROW(f64, band, 1, 4) \
     ROW(i64, collect, 1, 4) \
     ROW(i64, interleave, 1, 4) \
+    ROW(i64, inner, 8, 4) \
     ROW(f32, outer, 6, 16) \
     ROW(f32, outer, 4, 24) \
     ROW(f32, outer, 2, 40) \
@@ -219,12 +225,15 @@
     ROW(i64, panel, 4, 4) \
     ROW(f32, collect, 1, 4) \
     ROW(f32, interleave, 1, 4) \
+    ROW(f32, inner, 8, 4) \
     ROW(f32, band, 1, 4) \
     ROW(f64, collect, 1, 2) \
     ROW(f64, interleave, 1, 2) \
+    ROW(f64, inner, 8, 2) \
     ROW(f64, band, 1, 2) \
     ROW(i64, collect, 1, 2) \
     ROW(i64, interleave, 1, 2) \
+    ROW(i64, inner, 8, 2) \
     ROW(f32, outer, 8, 12) \
     ROW(f32, outer, 8, 8) \
     ROW(f32, outer, 4, 16) \
@@ -270,12 +279,15 @@
     ROW(i64, panel, 4, 4) \
     ROW(f32, collect, 1, 4) \
     ROW(f32, interleave, 1, 4) \
+    ROW(f32, inner, 8, 4) \
     ROW(f32, band, 1, 4) \
     ROW(f64, collect, 1, 2) \
     ROW(f64, interleave, 1, 2) \
+    ROW(f64, inner, 8, 2) \
     ROW(f64, band, 1, 2) \
     ROW(i64, collect, 1, 2) \
     ROW(i64, interleave, 1, 2) \
+    ROW(i64, inner, 8, 2) \
     ROW(f32, outer, 4, 8) \
     ROW(f32, outer, 2, 16) \
     ROW(f32, outer, 1, 32) \

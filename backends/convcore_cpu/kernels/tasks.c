@@ -30,6 +30,7 @@ typedef uint32_t u32;
 #include "pool.h"
 #include "products.h"
 #include "reduce.h"
+#include "rest.h"
 #include "strips.h"
 #include "taps.h"
 #include "tiles.h"
@@ -56,6 +57,7 @@ typedef uint32_t u32;
 #include "pool.h"
 #include "products.h"
 #include "reduce.h"
+#include "rest.h"
 #include "strips.h"
 #include "taps.h"
 #include "tiles.h"
@@ -77,6 +79,7 @@ typedef uint32_t u32;
 #include "lines.h"
 #include "panels.h"
 #include "reduce.h"
+#include "rest.h"
 #define SOURCE s8
 #include "pack.h"
 #include "sum.h"
@@ -110,7 +113,7 @@ typedef uint32_t u32;
 #define TYPED(type)                                                                                                    \
     {"accumulate_" #type, type##_accumulate}, {"bands_" #type, type##_bands}, {"correlate_" #type, type##_correlate},  \
         {"exact_" #type, type##_exact}, {"fold_" #type, type##_fold}, {"lines_" #type, type##_lines},                  \
-        {"panels_" #type, type##_panels}, {"reduce_" #type, type##_reduce},
+        {"panels_" #type, type##_panels}, {"reduce_" #type, type##_reduce}, {"rest_" #type, type##_rest},
 #define REAL(type)                                                                                                     \
     {"blocks_" #type, type##_blocks}, {"channels_" #type, type##_channels}, {"fused_" #type, type##_fused},            \
         {"grads_" #type, type##_grads}, {"maxpool_" #type, type##_max_pool},                                           \
