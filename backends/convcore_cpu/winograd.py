@@ -49,9 +49,9 @@ LINE_CYCLES, INPUT_CYCLES, OUTPUT_CYCLES, RESULT_CYCLES = 4.5, 0.75, 0.37, 0.32
 CROWDED = 1.4
 # How much of that it is where the points of a block stay near the core.
 NEAR = 0.8
-# 16 taps of a kernel or fewer, turned together; a point where it is multiplied, and what that takes more for each turn
-# of a vector; a point in the last-level cache, beyond it, and of a packed weight.
-TURN_CYCLES, FUSED_CYCLES, FUSED_TURN_CYCLES, NEAR_CYCLES, FAR_CYCLES, READ_CYCLES = 10.0, 0.2, 0.3, 0.3, 2.0, 0.5
+# 16 taps of a kernel or fewer, turned together; a point where it is multiplied, with and without AVX-512; a point in the
+# last-level cache, beyond it, and of a packed weight.
+TURN_CYCLES, FUSED_CYCLES, FUSED_CROWDED_CYCLES, NEAR_CYCLES, FAR_CYCLES, READ_CYCLES = 10.0, 0.45, 0.8, 0.3, 2.0, 0.5
 #: Of the forms of an axis those are compared that take up to so many times the multiplications of the best.
 WORTH_A_LOOK = 1.1
 # What two stages more than direct has take at least (cycles).
@@ -296,7 +296,8 @@ def _cycles(layout: Layout, direction: Direction) -> float:
     if _is_fused(layout, direction):
         # The tiles are the rows here.  A weight is read from memory, or the last-level cache.
         kernel, products = panel_kernel(layout.micro_kernels, tiles, direction.rows)
-        each = READ_CYCLES if layout.prepacked else FUSED_CYCLES + FUSED_TURN_CYCLES * min(vector_turns(kernel), 2.0)
+        each = FUSED_CYCLES if kernel.isa == "avx512" else FUSED_CROWDED_CYCLES
+        each = READ_CYCLES if layout.prepacked else each
     else:
         rows = [block_kernel] if block_kernel else layout.micro_kernels
         kernel, products = panel_kernel(rows, direction.rows, tiles)
