@@ -112,7 +112,8 @@ def _panel_cycles(rows: int, vectors: int, multiply: float) -> float:
 def _outer_cycles(row: MicroKernel, a_stride: int, channels: int, channel: int) -> float:
     """Return the cycles one term of the sum takes a tile: by arithmetic, loads or latency, and one for the loop.
 
-    Half of that arithmetic never hides (256->1024 1x1 14x14 by tiles of 4x64 0.96 ms, of 4x32 1.03).  A vector of 64 bytes that starts anywhere lies in two cache lines and costs two loads, and so loses some of what its
+    Half a cycle of that no arithmetic hides (256->1024 1x1 14x14 by tiles of 4x64 0.96 ms, of 4x32 1.03).  A vector of
+    64 bytes that starts anywhere lies in two cache lines and costs two loads, and so loses some of what its
     multiplication saves beside two narrower ones.  Each of those loads takes two turns where its multiplication does.
     """
     vectors = row.columns // row.lanes

@@ -49,8 +49,8 @@ LINE_CYCLES, INPUT_CYCLES, OUTPUT_CYCLES, RESULT_CYCLES = 4.5, 0.75, 0.37, 0.32
 CROWDED = 1.4
 # How much of that it is where the points of a block stay near the core.
 NEAR = 0.8
-# 16 taps of a kernel or fewer, turned together; a point where it is multiplied, with and without AVX-512; a point in the
-# last-level cache, beyond it, and of a packed weight.
+# 16 taps of a kernel or fewer, turned together; a point where it is multiplied, with AVX-512 and without; a point in
+# the last-level cache, beyond it, and of a packed weight.
 TURN_CYCLES, FUSED_CYCLES, FUSED_CROWDED_CYCLES, NEAR_CYCLES, FAR_CYCLES, READ_CYCLES = 10.0, 0.45, 0.8, 0.3, 2.0, 0.5
 #: Of the forms of an axis those are compared that take up to so many times the multiplications of the best.
 WORTH_A_LOOK = 1.1

@@ -131,6 +131,39 @@ static int draw(void) { return rand() % 17 - 8; }
         return 1;                                                                                                      \
     }                                                                                                                  \
                                                                                                                        \
+    static int check_interleave_##TYPE(const micro_kernel *row) {                                                      \
+        static TYPE in[MEMORY], out[MEMORY], expected[MEMORY];                                                         \
+        static const index_t in_row[] = {0, 200, 90}, out_row[] = {500, 3, 1000};                                      \
+        for (index_t count = 0; count <= 3 * WIDTH; count++) {                                                         \
+            const interleave_loop loop = {in_row, out_row, 3, 1500, count};                                            \
+            for (int i = 0; i < MEMORY; i++) in[i] = (TYPE)draw(), out[i] = expected[i] = (TYPE)draw();                \
+            for (int i = 0; i < 3 * count; i++) {                                                                      \
+                const index_t r = i / count, j = i % count;                                                            \
+                expected[out_row[r] + j] = in[in_row[r] + j % 2 * 1500 + j / 2];                                       \
+            }                                                                                                          \
+            ((interleave_function *)row->function)(&loop, in, out);                                                    \
+            if (memcmp(out, expected, sizeof out)) return 0;                                                           \
+        }                                                                                                              \
+        return 1;                                                                                                      \
+    }                                                                                                                  \
+                                                                                                                       \
+    static int check_inner_##TYPE(const micro_kernel *row) {                                                           \
+        static TYPE a[MEMORY], terms[MEMORY], out[MEMORY], expected[MEMORY];                                           \
+        index_t a_row[MAX_TILE_ROWS];                                                                                  \
+        for (index_t length = 0; length <= 3 * WIDTH; length++) {                                                      \
+            const inner_loop loop = {a_row, length};                                                                   \
+            for (int i = 0; i < MEMORY; i++) a[i] = (TYPE)draw(), terms[i] = (TYPE)draw();                             \
+            for (int i = 0; i < MEMORY; i++) out[i] = expected[i] = (TYPE)draw();                                      \
+            for (int m = 0; m < row->rows; m++) {                                                                      \
+                a_row[m] = rand() % 2000;                                                                              \
+                for (index_t l = 0; l < length; l++) expected[m] += a[a_row[m] + l] * terms[l];                        \
+            }                                                                                                          \
+            ((inner_function *)row->function)(&loop, a, terms, out);                                                   \
+            if (memcmp(out, expected, sizeof out)) return 0;                                                           \
+        }                                                                                                              \
+        return 1;                                                                                                      \
+    }                                                                                                                  \
+                                                                                                                       \
     static int check_band_##TYPE(const micro_kernel *row) {                                                            \
         enum { C = 3, HEIGHT = 7, PITCH = C * (WIDTH + 4) + MAX_LANES, PHASE = 5 * PITCH + MAX_LANES };                \
         static TYPE x[MEMORY], to[2 * PHASE];                                                                          \
@@ -446,18 +479,36 @@ static const struct {
     const char *dtype, *algorithm;
     int (*right)(const micro_kernel *row);
 } checks[] = {
-    {"f32", "outer", check_outer_f32},       {"f64", "outer", check_outer_f64},
-    {"i64", "outer", check_outer_i64},       {"f32", "turn", check_turn_f32},
-    {"f64", "turn", check_turn_f64},         {"f32", "panel", check_panel_f32},
-    {"f64", "panel", check_panel_f64},       {"i64", "panel", check_panel_i64},
-    {"f32", "collect", check_collect_f32},   {"f64", "collect", check_collect_f64},
-    {"i64", "collect", check_collect_i64},   {"f32", "band", check_band_f32},
-    {"f64", "band", check_band_f64},         {"f32", "dot", check_dot_f32},
-    {"f64", "dot", check_dot_f64},           {"i64", "dot", check_dot_i64},
-    {"f32", "sliding", check_sliding_f32},   {"f64", "sliding", check_sliding_f64},
-    {"i64", "sliding", check_sliding_i64},   {"f32", "winograd", check_winograd_f32},
-    {"f64", "winograd", check_winograd_f64}, {"f32", "strip", check_strip_f32},
-    {"f64", "strip", check_strip_f64},       {"f32", "weigh", check_weigh_f32},
+    {"f32", "outer", check_outer_f32},
+    {"f64", "outer", check_outer_f64},
+    {"i64", "outer", check_outer_i64},
+    {"f32", "turn", check_turn_f32},
+    {"f64", "turn", check_turn_f64},
+    {"f32", "panel", check_panel_f32},
+    {"f64", "panel", check_panel_f64},
+    {"i64", "panel", check_panel_i64},
+    {"f32", "collect", check_collect_f32},
+    {"f64", "collect", check_collect_f64},
+    {"f32", "inner", check_inner_f32},
+    {"f64", "inner", check_inner_f64},
+    {"i64", "inner", check_inner_i64},
+    {"f32", "interleave", check_interleave_f32},
+    {"f64", "interleave", check_interleave_f64},
+    {"i64", "interleave", check_interleave_i64},
+    {"i64", "collect", check_collect_i64},
+    {"f32", "band", check_band_f32},
+    {"f64", "band", check_band_f64},
+    {"f32", "dot", check_dot_f32},
+    {"f64", "dot", check_dot_f64},
+    {"i64", "dot", check_dot_i64},
+    {"f32", "sliding", check_sliding_f32},
+    {"f64", "sliding", check_sliding_f64},
+    {"i64", "sliding", check_sliding_i64},
+    {"f32", "winograd", check_winograd_f32},
+    {"f64", "winograd", check_winograd_f64},
+    {"f32", "strip", check_strip_f32},
+    {"f64", "strip", check_strip_f64},
+    {"f32", "weigh", check_weigh_f32},
     {"f64", "weigh", check_weigh_f64},
 };
 
