@@ -35,6 +35,9 @@ GROUPED = 1.15
 #: What a kernel of a large weight takes more whose neighbours in a row of A are in other pages (cycles), where one unit
 #: multiplies vectors and so hides what is nearer.
 FAR_CYCLES = 2.0
+#: Operands and results that no cache holds, read and written a tile's few pixels of a channel at a time, take more than
+#: by the longer runs of panels (bytes; cycles for one): 16 images 64->64 1x1 56x56, 2.9 ms, by panels 2.55.
+LARGE_BYTES, RUN_CYCLES = 20 << 20, 0.08
 #: What a pixel of the rest takes for a vector of terms, and to bring a term together for a task (cycles).
 INNER_CYCLES, TERM_CYCLES = 1.5, 2.0
 
@@ -116,7 +119,8 @@ def _planes_and_covers(layout: Layout, direction: Direction) -> tuple[Planes, Se
         found, cycles = covers(planes, fits=True)
         if found:
             layout.set_batch(result)
-            return planes, found, cycles
+            far = layout.problem.bytes > LARGE_BYTES
+            return planes, found, cycles + far * RUN_CYCLES * layout.problem.bytes
     planes = layout.packed(direction.channels, direction.lines, direction.columns)
     layout.set_batch(planes.workspace + result)
     return planes, *covers(planes, fits=False)
