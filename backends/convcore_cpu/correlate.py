@@ -38,6 +38,8 @@ FAR_CYCLES = 2.0
 #: Operands and results that no cache holds, read and written a tile's few pixels of a channel at a time, take more than
 #: by the longer runs of panels (bytes; cycles for one): 16 images 64->64 1x1 56x56, 2.9 ms, by panels 2.55.
 LARGE_BYTES, RUN_CYCLES = 20 << 20, 0.08
+#: Tasks of the rest there should be.
+REST_TASKS = 4
 #: What a pixel of the rest takes for a vector of terms, and to bring a term together for a task (cycles).
 INNER_CYCLES, TERM_CYCLES = 1.5, 2.0
 
@@ -231,6 +233,11 @@ def _swapped_kernel(layout: Layout, direction: Direction, rest: int) -> tuple[fl
     )
 
 
+def _rest_tasks(layout: Layout, units: int) -> int:
+    """Return in how many tasks the rest of a group and image is done: few, for a thread takes some at a time."""
+    return min(units, max(1, REST_TASKS // (max(layout.images, 1) * layout.groups)))
+
+
 def _rest_step(
     layout: Layout, direction: Direction, planes: Planes, gather: Gather, rest: int, places: dict[str, int]
 ) -> Step:
@@ -247,12 +254,13 @@ def _rest_step(
     assert kernel is not None
     names = ("a_buffer", "a_offset", "a_group", "b_buffer", "b_offset", "b_image", "b_group", "bias_buffer")
     names += ("out_buffer", "out_offset", "out_image", "out_group", "out_column", "groups", "rows", "length")
-    row_tasks = -(-rows // MAX_REST_ROWS)
+    row_tasks = _rest_tasks(layout, -(-rows // MAX_REST_ROWS))
+    rows_per_task = -(-rows // (row_tasks * kernel.rows)) * kernel.rows
     return Step(
         f"rest_{layout.type}",
         layout.groups * row_tasks,
         {name: sizes[name] for name in names}
-        | {"pixels": rest, "row_tasks": row_tasks, "rows_per_task": MAX_REST_ROWS},
+        | {"pixels": rest, "row_tasks": row_tasks, "rows_per_task": rows_per_task},
         True,
         kernel.name,
         {"offsets": offsets, "a_row": direction.tables(kernel)["a_row"], "out_row": direction.rows},
@@ -273,13 +281,15 @@ def _swapped_step(
     _, kernel = _swapped_kernel(layout, direction, rest)
     assert kernel is not None
     tiles = -(-rows // kernel.columns)
+    tiles_per_task = min(-(-tiles // _rest_tasks(layout, tiles)), most_tiles(kernel))
+    tile_tasks = -(-tiles // tiles_per_task)
     sizes |= {
         "a_buffer": sizes["b_buffer"], "a_offset": sizes["b_offset"], "a_image": sizes["b_image"],
         "a_group": sizes["b_group"],
         "b_buffer": sizes["a_buffer"], "b_offset": sizes["a_offset"], "b_image": 0, "b_group": sizes["a_group"],
         "out_line": 0, "out_column": direction.out_group // rows,
         "rows": rest, "lines": 1, "width": rows, "pitch": rows, "pixels": rows,
-        "tiles": tiles, "tile_tasks": tiles,
+        "tiles": tiles, "tile_tasks": tile_tasks, "tiles_per_task": tiles_per_task,
     }  # fmt: skip
     pixels = np.arange(rest)
     tables = {
@@ -289,7 +299,7 @@ def _swapped_step(
         "out_row": padded(pixels * gather.out_column, kernel.rows),
         "tile_row": np.arange(kernel.rows) * kernel.columns,
     }
-    return Step(f"correlate_{layout.type}", layout.groups * tiles, sizes, True, kernel.name, tables)
+    return Step(f"correlate_{layout.type}", layout.groups * tile_tasks, sizes, True, kernel.name, tables)
 
 
 def exact_step(

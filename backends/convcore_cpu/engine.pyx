@@ -110,7 +110,7 @@ def _list_micro_kernels():
 _list_tasks()
 _listed = _list_micro_kernels()
 
-#: Pixels ``kernels/rest.h`` computes, and rows of a task of it, at most.
+#: Pixels ``kernels/rest.h`` computes at most, and rows at a time.
 MAX_REST = kernels.MAX_REST
 MAX_REST_ROWS = kernels.MAX_REST_ROWS
 #: Bytes there are on the stack for a band of ``kernels/sliding.h``.

@@ -55,7 +55,7 @@ typedef struct {
 } correlate_step;
 
 /* rest.h */
-enum { MAX_REST = 4, MAX_REST_ROWS = 128 }; /* pixels, and rows of a task */
+enum { MAX_REST = 4, MAX_REST_ROWS = 128 }; /* pixels, and rows at a time */
 typedef struct {
     index_t a_buffer, a_offset, a_group;
     index_t b_buffer, b_offset, b_image, b_group;
