@@ -128,6 +128,8 @@ def _plans() -> Iterator[tuple[str, Any, Any]]:
         "panel": ("forward", "panels", layer),
         "collect": ("forward", "panels", few),
         "band": ("forward", "channels", few),
+        "inner": ("forward", "direct", few | {"channels": (32, 96), "size": (7, 7), "padding": ((0, 0), (0, 0))}),
+        "interleave": ("grad_input", "direct", few | {"stride": (2, 2)}),
         "turn": ("grad_weight", "direct", few | {"channels": (1, 32), "kernel": (3, 3)}),
         "dot": ("grad_weight", "dot", one_channel),
         "sliding": ("forward", "sliding", one_channel),
@@ -144,7 +146,9 @@ def _plans() -> Iterator[tuple[str, Any, Any]]:
         if geometry is groups:
             geometry = groups | {"kernel": (row.rows, row.rows), "padding": ((row.rows // 2,) * 2,) * 2}
         problem = make_problem(op, **geometry, dtypes=(dtypes[row.dtype],) * 2, algorithm=algorithm)
-        others = [other for other in firsts if other.algorithm not in (row.algorithm, "outer", "dot")]
+        beside_outer = row.algorithm in ("inner", "interleave")
+        unused = {row.algorithm, "dot"} | (set() if beside_outer else {"outer"})
+        others = [other for other in firsts if other.algorithm not in unused]
         yield row.name, CPUPlan(problem, make_program(problem, [row, *others], 1)), random_operands(problem)
     together = [
         *(("f32", op, f"winograd{m}", rows) for op in ("forward", "grad_input", "grad_weight") for m in (2, 4)),

@@ -5,7 +5,8 @@ How a problem becomes work::
     backend.py       CPUBackend.plan(problem); fourier.py where transforms of tiles are cheaper than a program;
                      machine.py: which processor this is; calibration.py: its rates, for the model
     plans.py           chooses the algorithm -> Program: steps, their sizes and offset tables
-    correlate.py         of forward and grad_input, panels.py the same by panels, channels.py with lanes of channels
+    direction.py         what tells forward from grad_input, for the algorithms of both:
+    correlate.py           by outer products, panels.py by panels, channels.py with lanes of channels
     grad_weight.py       of grad_weight
     winograd.py          of 3x3 kernels; winograd_grad_weight.py of their grad_weight
     sliding.py, dots.py  of all three where groups have few channels; strips.py where they have one
