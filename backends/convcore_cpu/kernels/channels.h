@@ -32,13 +32,15 @@ static inline void NAMED(pixels_at)(index_t first, index_t pixels, index_t width
 }
 
 /* Store sums, [pixel][lane]: pixels as wide as a vector at a time are turned, into the result if they are a run there.
- * Those at the end of a line that is long enough are stored with some that were stored already.
+ * Those at the end of a line that is long enough are stored with some that were stored already.  Return whether there
+ * is a NaN, if that is watched; in a lane past the last channel, weighted with zeros, it only makes for more work.
  */
-static void NAMED(store_channels)(const channels_step *s, const TYPE *sums, index_t pixels, index_t width, index_t wide,
-                                  TYPE *turned, TYPE *out) {
+static int NAMED(store_channels)(const channels_step *s, const TYPE *sums, index_t pixels, index_t width, index_t wide,
+                                 TYPE *turned, TYPE *out) {
     const channels_sizes *z = &s->sizes;
     const index_t columns = s->kernel->columns, lanes = s->turn->columns;
     index_t at[MAX_LANES];
+    int nan_seen = 0;
     for (index_t first = 0, next; first < pixels; first = next) {
         const index_t left = pixels - first, line_end = width - first % width;
         const int moves = line_end < lanes && width >= lanes && z->out_line != width && z->out_column == z->interleaved;
@@ -46,6 +48,7 @@ static void NAMED(store_channels)(const channels_step *s, const TYPE *sums, inde
         const index_t count = left < lanes && !moves ? left : lanes;
         const TYPE *const from = sums + first * columns;
         next = first + count;
+        if (z->watch_nan) nan_seen |= NAMED(has_nan)(from, count * columns);
         NAMED(pixels_at)(first, pixels, width, lanes, z->out_line, z->out_column / z->interleaved, at);
         if (z->out_channel == 1) {
             for (index_t m = 0; m < count; m++) {
@@ -60,6 +63,7 @@ static void NAMED(store_channels)(const channels_step *s, const TYPE *sums, inde
             for (index_t m = 0; m < count; m++) out[k * z->out_channel + at[m]] = turned[k * lanes + m];
         }
     }
+    return nan_seen;
 }
 
 /* The part of a piece that a gather has: its lines and columns. */
@@ -211,8 +215,8 @@ static void NAMED(channels)(const void *step, char *const *buffers, index_t imag
             for (index_t m = 0; bias && m < pixels; m++) {
                 for (index_t lane = 0; lane < wide; lane++) sums[m * columns + lane] += bias[k + lane];
             }
-            for (index_t m = 0; z->watch_nan && m < pixels; m++) nan_seen |= NAMED(has_nan)(sums + m * columns, wide);
-            NAMED(store_channels)(s, sums, pixels, width * z->interleaved, wide, turned, to + k * z->out_channel);
+            nan_seen |=
+                NAMED(store_channels)(s, sums, pixels, width * z->interleaved, wide, turned, to + k * z->out_channel);
         }
     }
     if (nan_seen) __atomic_store_n((int *)buffers[NAN_SEEN], 1, __ATOMIC_RELAXED);
