@@ -18,7 +18,7 @@ from convcore_bench.problem_set import load
 from convcore_cpu import calibration, plans
 from convcore_cpu.backend import CPUBackend
 from convcore_cpu.channels import _whole_pieces
-from convcore_cpu.engine import ISAS, MICRO_KERNELS, CPUPlan
+from convcore_cpu.engine import ISAS, MAX_REST, MICRO_KERNELS, CPUPlan
 from convcore_cpu.machine import fingerprint, processor
 from convcore_cpu.plans import ALGORITHMS, candidates, make_program, programs
 from convcore_cpu.program import BUILT_IN
@@ -427,6 +427,69 @@ class TestMemory:
         plan, operands = backend.plan(limited), random_operands(limited)
         assert plan.workspace_bytes <= least
         assert_within(plan(*operands), limited, *operands, algorithm=plan.algorithm)
+
+
+class TestLastPixels:
+    """Up to four pixels past the last whole vector are left over by tiles (``kernels/rest.h``)."""
+
+    @pytest.mark.parametrize("isa", [pytest.param(isa, marks=missing(isa)) for isa in MICRO_KERNELS])
+    @pytest.mark.parametrize("rest", range(1, MAX_REST + 2))
+    @pytest.mark.parametrize(
+        ("op", "stride", "groups", "dtype"),
+        [
+            ("forward", 1, 1, "f32"), ("forward", 2, 2, "f64"), ("forward", 1, 1, "i64"),
+            ("grad_input", 1, 2, "f32"), ("grad_input", 2, 1, "f32"), ("grad_input", 3, 1, "f64"),
+        ],
+    )  # fmt: skip
+    def test_they_are_those_of_the_formula(self, op, stride, groups, dtype, rest, isa):
+        rows = [row for row in all_rows() if row.isa in list(MICRO_KERNELS)[: list(MICRO_KERNELS).index(isa) + 1]]
+        lanes = max(row.lanes for row in rows if row.dtype == dtype)
+        low = [row for row in rows if row.algorithm != "outer" or row.rows <= 2]
+        for usable, pixels, bias in (
+            (rows, lanes + rest, False),
+            (rows, 6 * lanes + rest, op == "forward"),
+            (low, 6 * lanes + rest, False),
+        ):
+            problem = make_problem(
+                op,
+                channels=(70 * groups, 150 * groups),
+                size=(1, stride * (pixels - 1) + 1),
+                kernel=(1, 1),
+                stride=(stride, stride),
+                groups=groups,
+                bias=bias,
+                dtypes=(DTYPES[dtype],) * 2,
+                algorithm="direct",
+            )
+            program = make_program(problem, usable)
+            steps = [step for stage in program.each for step in stage]
+            if (
+                usable is rows and lanes >= 8 and 0 < pixels % lanes <= lanes // 4
+            ):  # more are as well a vector of narrow ones
+                assert any(step.task.startswith("rest") or step.sizes.get("a_image") for step in steps)
+            operands = random_operands(problem)
+            out = np.full(problem.result_shape, -1 if dtype == "i64" else np.nan, problem.result_dtype)
+            assert_within(CPUPlan(problem, program)(*operands, out=out), problem, *operands)
+
+    @pytest.mark.parametrize("isa", [pytest.param(isa, marks=missing(isa)) for isa in MICRO_KERNELS])
+    @pytest.mark.parametrize("width", range(1, 38, 3))
+    def test_pixels_in_turns_are_those_of_the_formula(self, width, isa):
+        for kernel, padding in (((1, 1), 0), ((2, 2), 0), ((3, 3), 1), ((2, 5), 1)):
+            problem = make_problem(
+                "grad_input",
+                channels=(5, 4),
+                size=(6, width + 4),
+                kernel=kernel,
+                stride=(2, 2),
+                padding=((padding, padding),) * 2,
+                bias=False,
+                algorithm="direct",
+            )
+            program = make_program(problem, [row for row in all_rows() if row.isa == isa or row.algorithm == "collect"])
+            assert any(step.sizes.get("interleaved") == 2 for stage in program.each for step in stage)
+            operands = random_operands(problem)
+            out = np.full(problem.result_shape, np.nan, np.float32)
+            assert_within(CPUPlan(problem, program)(*operands, out=out), problem, *operands)
 
 
 class TestOwnWeights:

@@ -17,7 +17,6 @@ from convcore_cpu.direction import (
     gather_sizes,
     grad_input_direction,
     group_channels,
-    is_in_pages,
     place_result,
     stored_apart,
     weight_taps,
@@ -33,9 +32,6 @@ CALL_CYCLES = 60.0
 #: How many times as long groups take as their tiles alone (measured: 1.0 to 1.4; 32 of 32 channels 3x3 stride 2 14x14,
 #: which channels take 0.26 ms for, 1.35).
 GROUPED = 1.25
-#: What a kernel of a large weight takes more whose neighbours in a row of A are in other pages (cycles), where one unit
-#: multiplies vectors and so hides what is nearer.
-FAR_CYCLES = 2.0
 #: Operands and results that no cache holds, read and written a tile's few pixels of a channel at a time, take more than
 #: by the longer runs of panels (bytes; cycles for one): 16 images 64->64 1x1 56x56, 2.9 ms, by panels 2.55.
 LARGE_BYTES, RUN_CYCLES = 20 << 20, 0.08
@@ -72,8 +68,11 @@ def _correlate(layout: Layout, direction: Direction) -> Draft:
     steps, exact = [], []
     for gathers, cover in zip(direction.in_turns, covers, strict=True):
         steps.append(_correlate_step(layout, direction, planes, gathers, cover, places))
-        if cover.rest:
-            steps.append(_rest_step(layout, direction, planes, gathers[0], cover.rest, places))
+        for gather in gathers:
+            # Of two in turns the other may be a pixel narrower.
+            rest = cover.rest - gathers[0].width + gather.width
+            if cover.rest and rest:
+                steps.append(_rest_step(layout, direction, planes, gather, rest, places))
         if direction.watch_nan:
             exact += [exact_step(layout, direction, planes, gather, cover.kernel, places) for gather in gathers]
     return layout.program(
@@ -99,22 +98,21 @@ def _planes_and_covers(layout: Layout, direction: Direction) -> tuple[Planes, Se
         """Return one for each gather, or those in turns, or none at all."""
 
         @cache
-        def of_pixels(pixels: int, taps: int) -> tuple[float, Cover | None]:
-            return _cheapest(layout, direction, pixels, taps, fits)
+        def of_pixels(pixels: int, width: int, taps: int) -> tuple[float, Cover | None]:
+            return _cheapest(layout, direction, pixels, width, taps, fits)
 
         found, cycles = [], 0.0
         for gathers in direction.in_turns:
             # The last of a line may be one pixel shorter, and is then read one too far.
             reach = max((tap.offset for gather in gathers for tap in gather.column_taps), default=0)
-            per_term, cover = of_pixels(gathers[0].pixels(planes), max(gather.taps for gather in gathers))
-            if cover is None or (fits and gathers[0].width + reach > direction.columns.size):
+            first, taps = gathers[0], max(gather.taps for gather in gathers)
+            per_term, cover = of_pixels(first.pixels(planes), first.width, taps)
+            if cover is None or (fits and first.width + reach > direction.columns.size):
                 return [], cycles
             found.append(cover)
             for gather in gathers:
                 cycles += grouped * per_term * max(terms * gather.taps, layout.images * layout.groups)
                 cycles += stored_apart(layout, direction, gather, len(gathers) > 1)
-                if cover.kernel.multiply > 0.5 and gather.taps and is_in_pages(layout, direction):
-                    cycles += FAR_CYCLES * layout.images * layout.out_channels * layout.c_per_group
         return found, cycles
 
     planes = layout.in_place(FIRST, direction.lines, direction.columns)
@@ -129,8 +127,13 @@ def _planes_and_covers(layout: Layout, direction: Direction) -> tuple[Planes, Se
     return planes, *covers(planes, fits=False)
 
 
-def _cheapest(layout: Layout, direction: Direction, pixels: int, taps: int, fits: bool) -> tuple[float, Cover | None]:
-    """Return the cycles one term takes that all of so many pixels meet, and the cover that takes the fewest."""
+def _cheapest(
+    layout: Layout, direction: Direction, pixels: int, width: int, taps: int, fits: bool
+) -> tuple[float, Cover | None]:
+    """Return the cycles one term takes that all of so many pixels meet, and the cover that takes the fewest.
+
+    ``width`` is how many pixels the last line has.
+    """
 
     def of_tiles(pixels: int) -> tuple[float, MicroKernel | None]:
         return outer_kernel(
@@ -148,7 +151,7 @@ def _cheapest(layout: Layout, direction: Direction, pixels: int, taps: int, fits
     if kernel is None:
         return cycles, None
     rest = pixels % max(row.lanes for row in layout.micro_kernels if row.algorithm == "outer")
-    if not 0 < rest <= min(MAX_REST, pixels - 1) or math.isinf(_rest_cycles(layout, direction, rest)):
+    if not 0 < rest <= min(MAX_REST, width, pixels - 1) or math.isinf(_rest_cycles(layout, direction, rest)):
         return cycles, Cover(kernel)
     fewer, narrower = of_tiles(pixels - rest)
     fewer += _rest_cycles(layout, direction, rest)
@@ -161,9 +164,11 @@ def _rest_cycles(layout: Layout, direction: Direction, rest: int) -> float:
     Lanes are terms, or rows, as those of the weight lie side by side.
     """
     rows = len(direction.rows)
-    if direction.watch_nan or len(direction.gathers) > 1 or direction.gathers[0].width < rest:
+    if direction.watch_nan:
         return math.inf
     if direction.weight_term == layout.taps:
+        if len(direction.gathers) > 1:  # whose taps are not neighbours
+            return math.inf
         kernel, tasks = _inner_kernel(layout), -(-rows // MAX_REST_ROWS)
         return rest * (rows / kernel.lanes * INNER_CYCLES + tasks * TERM_CYCLES) if kernel else math.inf
     if direction.weight_row > 1 or layout.halves > 1 or layout.bias_buffer >= 0:
@@ -291,6 +296,7 @@ def _swapped_step(
         "out_line": 0, "out_column": direction.out_group // rows,
         "rows": rest, "lines": 1, "width": rows, "pitch": rows, "pixels": rows,
         "tiles": tiles, "tile_tasks": tile_tasks, "tiles_per_task": tiles_per_task,
+        "blocks_per_task": -(-rest // kernel.rows),
     }  # fmt: skip
     pixels = np.arange(rest)
     tables = {
