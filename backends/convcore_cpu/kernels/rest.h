@@ -7,15 +7,16 @@
  *
  * A task is some rows of a group and image.
  */
+
 /* The pixels of rows first_row .. last_row-1. */
 static void NAMED(rest_of_rows)(const rest_step *s, const TYPE *a, const TYPE *b, const TYPE *bias, index_t first_row,
                                 index_t last_row, TYPE *out) {
     enum { TERMS = 1024 }; /* at a time: what rows have of them stays in the first-level cache for all pixels */
     const rest_sizes *z = &s->sizes;
     const index_t tile_rows = s->kernel->rows;
-    TYPE terms[MAX_REST][TERMS], sums[MAX_REST][MAX_REST_ROWS + MAX_TILE_ROWS];
-    for (index_t j = 0; j < z->pixels; j++) {
-        for (index_t m = first_row; m < last_row; m++) sums[j][m - first_row] = bias ? bias[m] : 0;
+    TYPE terms[MAX_REST][TERMS], sums[MAX_REST][MAX_REST_ROWS + MAX_TILE_ROWS] = {{0}};
+    for (index_t j = 0; bias && j < z->pixels; j++) {
+        for (index_t m = first_row; m < last_row; m++) sums[j][m - first_row] = bias[m];
     }
     for (index_t first = 0; first < z->length; first += TERMS) {
         const index_t count = first + TERMS < z->length ? TERMS : z->length - first;
