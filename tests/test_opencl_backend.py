@@ -837,13 +837,17 @@ def test_largest_magnitudes_are_found_on_the_device(backend):
 
 @pytest.fixture
 def shared(backend):
-    """An allocator of shared virtual memory.  PyOpenCL's pool of it breaks the heap on PoCL, used or not."""
+    """An allocator of shared virtual memory.  PyOpenCL's pool of it breaks the heap on PoCL, used or not.
+
+    In a process that has done much else PoCL has died in these tests, so they have one of their own.
+    """
     runtime = device.runtime(device.choose())
     if not has_coarse_grain_buffer_svm(runtime.device):
         pytest.skip(f"{runtime.device.name} has no shared virtual memory")
     return SVMAllocator(runtime.context, flags=cl.svm_mem_flags.READ_WRITE, queue=runtime.queue)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
 def test_arrays_in_shared_virtual_memory_are_computed_on(backend, shared, op):
     p = problem(op, bias=op != "grad_weight", algorithm="panel")
@@ -854,6 +858,7 @@ def test_arrays_in_shared_virtual_memory_are_computed_on(backend, shared, op):
     assert_right(p, backend.from_device(result), *given)
 
 
+@pytest.mark.alone
 def test_results_in_shared_virtual_memory_may_not_overlap_operands(backend, shared):
     p = problem()
     queue = device.runtime(device.choose()).queue
@@ -865,6 +870,7 @@ def test_results_in_shared_virtual_memory_may_not_overlap_operands(backend, shar
         plan(x, weight, None, out)
 
 
+@pytest.mark.alone
 def test_a_device_without_shared_virtual_memory_says_so(backend, shared, monkeypatch):
     p, queue = problem(), device.runtime(device.choose()).queue
     x, weight = (cla.zeros(queue, shape, np.float32, allocator=shared) for shape in p.operand_shapes)
