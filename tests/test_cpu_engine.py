@@ -463,9 +463,8 @@ class TestLastPixels:
             )
             program = make_program(problem, usable)
             steps = [step for stage in program.each for step in stage]
-            if (
-                usable is rows and lanes >= 8 and 0 < pixels % lanes <= lanes // 4
-            ):  # more are as well a vector of narrow ones
+            # More are as well a vector of narrow ones.
+            if usable is rows and lanes >= 8 and 0 < pixels % lanes <= lanes // 4:
                 assert any(step.task.startswith("rest") or step.sizes.get("a_image") for step in steps)
             operands = random_operands(problem)
             out = np.full(problem.result_shape, -1 if dtype == "i64" else np.nan, problem.result_dtype)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from convcore_cpu.correlate import exact_in_place
-from convcore_cpu.direction import (
-    grad_input_direction,
-    place_result,
-)
+from convcore_cpu.direction import grad_input_direction, place_result
 from convcore_cpu.engine import MicroKernel
 from convcore_cpu.layout import TASKS, Layout
 from convcore_cpu.program import FIRST, SECOND, Cost, Draft, Step, UnsupportedError

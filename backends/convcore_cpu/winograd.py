@@ -296,8 +296,8 @@ def _cycles(layout: Layout, direction: Direction) -> float:
     if _is_fused(layout, direction):
         # The tiles are the rows here.  A weight is read from memory, or the last-level cache.
         kernel, products = panel_kernel(layout.micro_kernels, tiles, direction.rows)
-        each = FUSED_CYCLES if kernel.isa == "avx512" else FUSED_CROWDED_CYCLES
-        each = READ_CYCLES if layout.prepacked else each
+        fused = FUSED_CYCLES if kernel.isa == "avx512" else FUSED_CROWDED_CYCLES
+        each = READ_CYCLES if layout.prepacked else fused
     else:
         rows = [block_kernel] if block_kernel else layout.micro_kernels
         kernel, products = panel_kernel(rows, direction.rows, tiles)

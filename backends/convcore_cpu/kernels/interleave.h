@@ -1,7 +1,7 @@
 /* Store two lines in turns.
  *
- *     out[out_row[r] + 2*j] = in[in_row[r] + j],   out[out_row[r] + 2*j + 1] = in[other + in_row[r] + j],   0 <= r <
- * rows
+ *     out[out_row[r] + 2*j] = in[in_row[r] + j]
+ *     out[out_row[r] + 2*j + 1] = in[other + in_row[r] + j],   0 <= r < rows
  *
  * as far as `count` elements of a line of the result go.  Pixels that meet different taps of a kernel, since it has a
  * stride, stand so in the result of grad_input.
