@@ -4,20 +4,11 @@
  *
  * What outer.h computes for a single pixel, where the terms of a row of A lie side by side; lanes are terms.
  *
- * Blocking: a vector of sums for each row, so that a vector of terms is loaded once for all of them; the lanes of a
- * sum are added at the end, halves to halves.  Nothing is read past the last term.
+ * Blocking: a vector of sums for each row, so that a vector of terms is loaded once for all of them; the lanes of
+ * all sums are added together at the end (dot.h).  Nothing is read past the last term.
  */
-static inline __attribute__((always_inline)) TYPE NAMED(sum_of_lanes)(NAMED(vector) sum) {
-    enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
-    UNROLL for (int half = LANES / 2; half > 0; half /= 2) {
-        for (int j = 0; j < half; j++) sum[j] += sum[j + half];
-    }
-    return sum[0];
-}
-
-static inline __attribute__((always_inline)) void NAMED(inner)(const int rows, const int vectors,
-                                                               const inner_loop *loop, const TYPE *a, const TYPE *terms,
-                                                               TYPE *out) {
+static inline __attribute__((always_inline)) void
+NAMED(inner)(const int rows, const int vectors, const inner_loop *loop, const TYPE *a, const TYPE *terms, TYPE *out) {
     enum { LANES = VECTOR_BYTES / sizeof(TYPE) };
     NAMED(vector) sum[MAX_TILE_ROWS];
     const TYPE *a_at[MAX_TILE_ROWS];
@@ -33,5 +24,8 @@ static inline __attribute__((always_inline)) void NAMED(inner)(const int rows, c
         const NAMED(vector) lanes = NAMED(load_lanes)(terms + l, left);
         UNROLL for (int m = 0; m < rows; m++) sum[m] += lanes * NAMED(load_lanes)(a_at[m] + l, left);
     }
-    UNROLL for (int m = 0; m < rows; m++) out[m] += NAMED(sum_of_lanes)(sum[m]);
+    UNROLL for (int first = 0; first < rows; first += LANES) {
+        const int count = rows - first < LANES ? rows - first : LANES;
+        NAMED(store_lanes)(out + first, NAMED(load_lanes)(out + first, count) + NAMED(totals)(count, sum + first), count);
+    }
 }
