@@ -51,8 +51,8 @@ SLID = {name: GEOMETRIES[name] for name in ("plain", "stride-2", "depthwise-mult
     "pieces": {"images": 1, "channels": (1, 1), "size": (9, 530), "padding": ((1, 1), (1, 1))},
 }
 
-#: Images narrower, as wide and wider than strips, and as high as several pieces.
-STRIPPED = ((1, 1), (7, 7), (8, 9), (5, 33), (40, 16), (15, 17), (100, 6))
+#: Images narrower, as wide and wider than strips and than half of them, and as high as several pieces.
+STRIPPED = ((1, 1), (7, 7), (8, 9), (5, 33), (40, 16), (15, 17), (9, 4), (100, 6))
 
 #: Where the rows of an algorithm run: operations, and the names of the algorithms.
 ALONE = {
@@ -164,7 +164,7 @@ class TestMicroKernels:
             if any(pixels + sum(around) < row.rows for pixels, around in zip(size, padding, strict=True)):
                 continue
             problem = make_problem(
-                op, images=2, channels=(8, 8 if op == "grad_input" else 16), groups=8, size=size, padding=padding,
+                op, images=2, channels=(9, 9 if op == "grad_input" else 18), groups=9, size=size, padding=padding,
                 kernel=(row.rows,) * 2, stride=(stride,) * 2, dtypes=(DTYPES[row.dtype],) * 2, algorithm="strips",
             )  # fmt: skip
             program = make_program(problem, [row, *outer])
@@ -694,13 +694,14 @@ class TestStrips:
     @pytest.mark.parametrize("stride", [1, 2])
     @pytest.mark.parametrize("position", [0, 1])
     @pytest.mark.parametrize("value", [np.inf, np.nan])
-    def test_what_is_not_finite_goes_where_the_formula_says(self, op, stride, position, value):
+    @pytest.mark.parametrize("width", [6, 21])
+    def test_what_is_not_finite_goes_where_the_formula_says(self, op, stride, position, value, width):
         problem = make_problem(
-            op, images=2, channels=(8, 8), groups=8, size=(9, 21), stride=(stride, stride), padding=((1, 1), (2, 2))
+            op, images=2, channels=(8, 8), groups=8, size=(9, width), stride=(stride, stride), padding=((1, 1), (2, 2))
         )
         operands = list(random_operands(problem))
         operands[position] = operands[position].copy()
-        operands[position][-1, ..., -1] = value
+        operands[position][-1, -1, ..., -1] = value
         expected = registry().backend("numpy").plan(problem)(*operands)
         strips = replace(problem, algorithm="strips")
         if CPUBackend().supports(strips) is True:

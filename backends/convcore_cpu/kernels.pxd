@@ -170,7 +170,7 @@ cdef extern from "kernels/steps.h" nogil:
         index_t bias_buffer
         index_t out_image, out_channel, out_lines, out_width
         index_t groups, groups_per_task, rows, pieces, lines_per_piece
-        index_t step, scatter, top, left
+        index_t step, scatter, top, left, planes
         index_t watch_nan, skip_zeros
 
     ctypedef struct strips_step:

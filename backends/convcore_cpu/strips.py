@@ -28,7 +28,8 @@ def forward_strips(layout: Layout) -> Draft:
     kernel, problem = _kernel(layout, "strip"), layout.problem
     step, ((top, _), (left, _)) = problem.stride[0], problem.padding
     strips = -(-layout.out_width // kernel.lanes)
-    high, cost = _pieces(layout, kernel, layout.width * step, strips, _gather_cycles(kernel, step))
+    planes = _side_by_side(layout, kernel, layout.out_width)
+    high, cost = _pieces(layout, kernel, layout.width * step, strips / planes, _gather_cycles(kernel, step))
     yield cost
     sizes = {
         **_planes(layout),
@@ -40,6 +41,7 @@ def forward_strips(layout: Layout) -> Draft:
         "scatter": 0,
         "top": top,
         "left": left,
+        "planes": planes,
         "watch_nan": 0,
         "skip_zeros": int(problem.padding[0] != (0, 0)),
     }
@@ -59,11 +61,12 @@ def grad_input_strips(layout: Layout) -> Draft:
     step, ((top, _), (left, _)), last = problem.stride[0], problem.padding, kernel.rows - 1
     if step == 1:
         top, left, taps = last - top, last - left, (layout.taps - 1, -kernel.rows, -1)
-        strips, cycles = -(-layout.width // kernel.lanes), _gather_cycles(kernel, step)
+        columns, cycles = layout.width, _gather_cycles(kernel, step)
     else:
         taps = (0, kernel.rows, 1)
-        strips, cycles = -(-(layout.width + left % 2) // (2 * kernel.lanes)), _scatter_cycles(kernel) / 2
-    high, cost = _pieces(layout, kernel, layout.out_width, strips, cycles)
+        columns, cycles = (layout.width + left + 1) // 2 - left // 2, _scatter_cycles(kernel) / 2
+    planes = _side_by_side(layout, kernel, columns)
+    high, cost = _pieces(layout, kernel, layout.out_width, -(-columns // kernel.lanes) / planes, cycles)
     yield cost
     direction = grad_input_direction(layout)
     sizes = {
@@ -74,6 +77,7 @@ def grad_input_strips(layout: Layout) -> Draft:
         "scatter": int(step == 2),
         "top": top,
         "left": left,
+        "planes": planes,
         "watch_nan": int(direction.watch_nan),
         "skip_zeros": 0,
     }
@@ -94,13 +98,14 @@ def grad_weight_strips(layout: Layout) -> Draft:
     if not layout.images:
         raise UnsupportedError("its algorithm 'strips' has no image to sum over")
     step, ((top, _), (left, _)) = problem.stride[0], problem.padding
-    strips = -(-layout.out_width // kernel.lanes)
+    planes = _side_by_side(layout, kernel, layout.out_width)
+    strips = -(-layout.out_width // kernel.lanes) / planes
     passes, line_cycles = _weigh_cycles(kernel, step)
     per_image = strips * (passes * STRIP_CYCLES + layout.out_height * line_cycles)
     cycles = layout.out_channels * (PLANE_CYCLES + passes * TOTALS_CYCLES + layout.images * per_image)
     cycles *= WORTH if kernel.isa == "avx512" else WORTH_NARROW
     yield layout.cost(cycles)
-    groups_per_task = max(1, layout.groups // TASKS)
+    groups_per_task = _whole(max(1, layout.groups // TASKS), planes)
     sizes = {
         **_planes(layout, of_weight=True),
         "w_first": 0,
@@ -114,6 +119,7 @@ def grad_weight_strips(layout: Layout) -> Draft:
         "scatter": 0,
         "top": top,
         "left": left,
+        "planes": planes,
         "watch_nan": 0,
         "skip_zeros": 0,
     }
@@ -167,11 +173,21 @@ def _planes(layout: Layout, of_weight: bool = False) -> dict[str, int]:
     }
 
 
-def _pieces(layout: Layout, kernel: MicroKernel, line: int, strips: int, cycles: float) -> tuple[int, Cost]:
+def _side_by_side(layout: Layout, kernel: MicroKernel, columns: int) -> int:
+    """Return how many planes, whose strips have so many columns in all, go side by side in a vector."""
+    return 2 if 2 * columns <= kernel.lanes and layout.groups > 1 else 1
+
+
+def _whole(groups: int, planes: int) -> int:
+    """Return how many groups a task has at least, so that only the last one has a plane without one beside it."""
+    return -(-groups // planes) * planes
+
+
+def _pieces(layout: Layout, kernel: MicroKernel, line: int, strips: float, cycles: float) -> tuple[int, Cost]:
     """Return how high pieces of the result are, and what all of them cost.
 
     ``line`` is how many elements of the first operand a line of the result takes, ``cycles`` what it takes in one of
-    ``strips``.
+    ``strips`` of a plane.
     """
     planes, lines = layout.out_channels, layout.out_height
     if layout.problem.op == "grad_input":
@@ -188,6 +204,7 @@ def _step(layout: Layout, kernel: MicroKernel, sizes: dict[str, int], high: int)
     """Return the one step there is."""
     pieces = -(-sizes["out_lines"] // high)
     groups_per_task = min(layout.groups, max(1, max(layout.images, 1) * layout.groups * pieces // TASKS))
+    groups_per_task = _whole(groups_per_task, sizes["planes"])
     sizes |= {"groups_per_task": groups_per_task, "pieces": pieces, "lines_per_piece": high}
     tasks = -(-layout.groups // groups_per_task) * pieces
     return Step(f"strips_{layout.type}", tasks, sizes, True, kernel.name)

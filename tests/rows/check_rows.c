@@ -301,7 +301,7 @@ static int draw(void) { return rand() % 17 - 8; }
     }                                                                                                                  \
                                                                                                                        \
     static int check_strips_##TYPE(const micro_kernel *row, int weighs) {                                              \
-        enum { GROUPS = 2, ROWS = 2, PLANES = GROUPS * ROWS, LINES_OF_X = 6 };                                         \
+        enum { GROUPS = 3, ROWS = 2, PLANES = GROUPS * ROWS, LINES_OF_X = 6 };                                         \
         static TYPE x[MEMORY], y[PLANES * 2 * LINES_OF_X * 2 * WIDTH], bias[PLANES], w[PLANES * 49],                   \
             expected[PLANES * 49];                                                                                     \
         const index_t n = row->rows, taps = n * n;                                                                     \
@@ -310,6 +310,7 @@ static int draw(void) { return rand() % 17 - 8; }
             for (index_t width = 1; width <= WIDTH; width++) {                                                         \
                 const index_t high = kind == 2 ? 2 * LINES_OF_X - 1 : kind ? LINES_OF_X / 2 : LINES_OF_X;              \
                 const index_t wide = kind == 2 ? 2 * width - 1 : kind ? (width + 1) / 2 : width;                       \
+                const index_t columns = kind == 2 ? (wide + n / 2 + 1) / 2 - n / 2 / 2 : wide;                         \
                 const strips_sizes z = {.x_channel = LINES_OF_X * WIDTH,                                               \
                                         .x_lines = LINES_OF_X,                                                         \
                                         .x_width = width,                                                              \
@@ -322,7 +323,8 @@ static int draw(void) { return rand() % 17 - 8; }
                                         .step = kind ? 2 : 1,                                                          \
                                         .scatter = kind == 2,                                                          \
                                         .top = n / 2,                                                                  \
-                                        .left = n / 2};                                                                \
+                                        .left = n / 2,                                                                 \
+                                        .planes = 2 * columns <= row->columns ? 2 : 1};                                \
                 for (int i = 0; i < PLANES; i++) bias[i] = (TYPE)draw();                                               \
                 for (int i = 0; i < PLANES * 49; i++) w[i] = (TYPE)draw(), expected[i] = 0;                            \
                 for (index_t i = 0; i < PLANES * high * wide; i++) y[i] = (TYPE)draw();                                \

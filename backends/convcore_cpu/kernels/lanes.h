@@ -1,7 +1,7 @@
 /* Lanes of vectors: the first `count` of them, to and from any address; elements past them are neither read nor
  * written, and are zero when loaded.  Lanes lo .. hi-1 of a vector to where lane 0 would lie.  Every other lane of two
  * vectors, and the lanes of two vectors in turn, from lane `first` on.  Every second of 2*lanes - 1 neighbours, of
- * which two vectors hold the first and the last.
+ * which two vectors hold the first and the last.  The first half of one vector and the second of another.
  */
 #if defined(__clang__)
 #define SHUFFLE_LANES(to, a, b, lanes, index)                                                                          \
@@ -44,6 +44,13 @@
         SHUFFLE_LANES(to, a, b, LANES, first + j / 2 + j % 2 * LANES)                                                  \
         return to;                                                                                                     \
     }                                                                                                                  \
+    static inline __attribute__((always_inline)) type##_vector type##_halves(type##_vector a, type##_vector b) {       \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        type##_vector to;                                                                                              \
+        __attribute__((unused)) type##_mask from;                                                                      \
+        SHUFFLE_LANES(to, a, b, LANES, j < LANES / 2 ? j : LANES + j)                                                  \
+        return to;                                                                                                     \
+    }                                                                                                                  \
     static inline __attribute__((always_inline)) type##_vector type##_chosen(                                          \
         type##_vector a, type##_vector b, const int m, const int first, const int s) {                                 \
         enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
@@ -65,14 +72,8 @@ SHUFFLES_OF(f64)
 SHUFFLES_OF(i64)
 
 #if defined(HAS_LANE_MASKS)
-#if VECTOR_BYTES == 64
-#define INTRINSIC(name) JOIN__(_mm512, name)
+#define INTRINSIC(name) _mm512_##name
 #define VECTOR_TYPE(suffix) __m512##suffix
-#else
-#define INTRINSIC(name) JOIN__(_mm256, name)
-#define VECTOR_TYPE(suffix) __m256##suffix
-#endif
-#define JOIN__(a, b) a##_##b
 /* The first `count` bits of as many as there are lanes. */
 #define LANES_UNTIL(count, lanes) ((count) < (lanes) ? (1u << (count)) - 1 : 0xffffu >> (16 - (lanes)))
 #define LANES_OF(type, mask, load, store, suffix)                                                                      \
@@ -163,13 +164,14 @@ LANES_OF(i64)
 #endif
 
 /* A set of lanes: those first .. last-1, as far as there are any.  Loads of a set touch no other element; other
- * lanes are zero when loaded, or when only those of a set are wanted.  HAS_SETS where vectors are loaded so.
+ * lanes are zero when loaded, or when only those of a set are wanted.  HAS_SETS where vectors are loaded so.  A set in
+ * the first half of a vector can be loaded from two addresses into both halves.  A part is the same for stores.
  */
 #if defined(HAS_LANE_MASKS) || defined(HAS_MASKED_LOADS)
 #define HAS_SETS
 #endif
 #if defined(HAS_LANE_MASKS)
-#define SETS_OF(type, mask, load, only, suffix)                                                                        \
+#define SETS_OF(type, mask, load, only, store, suffix)                                                                 \
     typedef mask type##_set;                                                                                           \
     static inline type##_set type##_set_of(index_t first, index_t last) {                                              \
         enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
@@ -182,9 +184,22 @@ LANES_OF(i64)
     }                                                                                                                  \
     static inline type##_vector type##_of_set(type##_vector value, type##_set set) {                                   \
         return (type##_vector)INTRINSIC(only)(set, (VECTOR_TYPE(suffix))value);                                        \
+    }                                                                                                                  \
+    typedef mask type##_part;                                                                                          \
+    static inline type##_part type##_part_of(index_t first, index_t last) { return type##_set_of(first, last); }       \
+    static inline void type##_store_part(type *to, type##_vector value, type##_part part) {                            \
+        INTRINSIC(store)(to, part, (VECTOR_TYPE(suffix))value);                                                        \
     }
-SETS_OF(f32, __mmask16, maskz_loadu_ps, maskz_mov_ps, )
-SETS_OF(f64, __mmask8, maskz_loadu_pd, maskz_mov_pd, d)
+SETS_OF(f32, __mmask16, maskz_loadu_ps, maskz_mov_ps, mask_storeu_ps, )
+SETS_OF(f64, __mmask8, maskz_loadu_pd, maskz_mov_pd, mask_storeu_pd, d)
+static inline f32_vector f32_load_halves(const f32 *low, const f32 *high, f32_set set) {
+    const __m512 first = _mm512_castps256_ps512(_mm256_maskz_loadu_ps((__mmask8)set, low));
+    return (f32_vector)_mm512_insertf32x8(first, _mm256_maskz_loadu_ps((__mmask8)set, high), 1);
+}
+static inline f64_vector f64_load_halves(const f64 *low, const f64 *high, f64_set set) {
+    const __m512d first = _mm512_castpd256_pd512(_mm256_maskz_loadu_pd(set, low));
+    return (f64_vector)_mm512_insertf64x4(first, _mm256_maskz_loadu_pd(set, high), 1);
+}
 #elif defined(HAS_MASKED_LOADS)
 #define SETS_OF(type, load)                                                                                            \
     typedef type##_mask type##_set;                                                                                    \
@@ -199,7 +214,28 @@ SETS_OF(f64, __mmask8, maskz_loadu_pd, maskz_mov_pd, d)
     }                                                                                                                  \
     static inline type##_vector type##_of_set(type##_vector value, type##_set set) {                                   \
         return (type##_vector)((type##_mask)value & set);                                                              \
+    }                                                                                                                  \
+    typedef struct {                                                                                                   \
+        index_t first, last;                                                                                           \
+    } type##_part;                                                                                                     \
+    static inline type##_part type##_part_of(index_t first, index_t last) {                                            \
+        enum { LANES = VECTOR_BYTES / sizeof(type) };                                                                  \
+        return (type##_part){first < 0 ? 0 : first, last < LANES ? last : LANES};                                      \
+    }                                                                                                                  \
+    static inline void type##_store_part(type *to, type##_vector value, type##_part part) {                            \
+        if (part.first == 0) type##_store_lanes(to, value, part.last);                                                 \
+        else type##_store_between(to, value, part.first, part.last);                                                   \
     }
 SETS_OF(f32, _mm256_maskload_ps)
 SETS_OF(f64, _mm256_maskload_pd)
+static inline f32_vector f32_load_halves(const f32 *low, const f32 *high, f32_set set) {
+    const __m128i half = _mm256_castsi256_si128((__m256i)set);
+    const __m256 first = _mm256_castps128_ps256(_mm_maskload_ps(low, half));
+    return (f32_vector)_mm256_insertf128_ps(first, _mm_maskload_ps(high, half), 1);
+}
+static inline f64_vector f64_load_halves(const f64 *low, const f64 *high, f64_set set) {
+    const __m128i half = _mm256_castsi256_si128((__m256i)set);
+    const __m256d first = _mm256_castpd128_pd256(_mm_maskload_pd(low, half));
+    return (f64_vector)_mm256_insertf128_pd(first, _mm_maskload_pd(high, half), 1);
+}
 #endif

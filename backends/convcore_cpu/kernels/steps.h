@@ -158,7 +158,7 @@ typedef struct {
     index_t bias_buffer;               /* or -1 */
     index_t out_image, out_channel, out_lines, out_width;
     index_t groups, groups_per_task, rows, pieces, lines_per_piece; /* rows: planes of the result of a group */
-    index_t step, scatter, top, left;                               /* strip.h */
+    index_t step, scatter, top, left, planes;                       /* strip.h */
     index_t watch_nan, skip_zeros;
 } strips_sizes;
 typedef struct {
