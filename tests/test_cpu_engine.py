@@ -92,7 +92,7 @@ def in_python(code, **variables):
 class TestMicroKernels:
     @pytest.mark.parametrize("row", [available(row) for row in ROWS if row.algorithm in ALONE])
     def test_computes_alone(self, row):
-        helpers = {"collect", "band", "turn", "outer", "interleave", "inner"} - {row.algorithm}
+        helpers = {"collect", "band", "turn", "outer", "interleave"} - {row.algorithm}
         others = [other for other in all_rows() if other.algorithm in helpers]
         for name, (op, algorithm) in product(TILED, ALONE[row.algorithm]):
             if algorithm == "channels" and row.dtype == "i64":
@@ -449,6 +449,8 @@ class TestLastPixels:
             (rows, lanes + rest, False),
             (rows, 6 * lanes + rest, op == "forward"),
             (low, 6 * lanes + rest, False),
+            (rows, rest, False),  # and no others
+            (low, rest, op == "forward"),
         ):
             problem = make_problem(
                 op,
@@ -469,6 +471,23 @@ class TestLastPixels:
             operands = random_operands(problem)
             out = np.full(problem.result_shape, -1 if dtype == "i64" else np.nan, problem.result_dtype)
             assert_within(CPUPlan(problem, program)(*operands, out=out), problem, *operands)
+
+    @pytest.mark.parametrize("isa", [pytest.param(isa, marks=missing(isa)) for isa in MICRO_KERNELS])
+    @pytest.mark.parametrize("stride", [1, 2, 3])
+    @pytest.mark.parametrize("op", ["forward", "grad_input"])
+    def test_all_of_a_small_image_are_those_of_the_formula(self, op, stride, isa):
+        for (kernel, padding), groups, size in product(
+            ((1, 0), (3, 1), (5, 3)), (1, 3), ((1, 1), (1, 2), (2, 2), (1, 4))
+        ):
+            problem = make_problem(
+                op, channels=(6, 9) if groups == 1 else (3, 6), size=size, kernel=(kernel, kernel), groups=groups,
+                stride=(stride, stride), padding=((padding, padding),) * 2, algorithm="direct",
+            )  # fmt: skip
+            operands = random_operands(problem)
+            out = np.full(problem.result_shape, np.nan, problem.result_dtype)
+            assert_within(
+                CPUPlan(problem, make_program(problem, MICRO_KERNELS[isa]))(*operands, out=out), problem, *operands
+            )
 
     @pytest.mark.parametrize("isa", [pytest.param(isa, marks=missing(isa)) for isa in MICRO_KERNELS])
     @pytest.mark.parametrize("width", range(1, 38, 3))

@@ -35,6 +35,10 @@ GROUPED = 1.25
 #: Operands and results that no cache holds, read and written a tile's few pixels of a channel at a time, take more than
 #: by the longer runs of panels (bytes; cycles for one): 16 images 64->64 1x1 56x56, 2.9 ms, by panels 2.55.
 LARGE_BYTES, RUN_CYCLES = 20 << 20, 0.08
+#: A weight whose rows lie side by side is read a line of the cache at a time, for every image again: so large a one may
+#: come from far each time (bytes; cycles an element).  16 images 1024->2048 1x1 stride 2 14x14, grad_input: 45 to 88
+#: ms, by panels 20 to 35.
+LARGE_WEIGHT, AGAIN_CYCLES = 2 << 20, 1.5
 #: Tasks of the rest there should be.
 REST_TASKS = 4
 #: What a pixel of the rest takes for a vector of terms, and to bring a term together for a task (cycles).
@@ -42,7 +46,10 @@ INNER_CYCLES, TERM_CYCLES = 1.5, 2.0
 
 
 class Cover(NamedTuple):
-    """How the pixels of a gather are covered: by tiles of a micro-kernel, but for the ``rest`` of so many."""
+    """How the pixels of a gather are covered: by tiles of a micro-kernel, but for the ``rest`` of so many.
+
+    Where that is all of them, the micro-kernel is that of the rest.
+    """
 
     kernel: MicroKernel
     rest: int = 0
@@ -67,7 +74,8 @@ def _correlate(layout: Layout, direction: Direction) -> Draft:
     places |= {"a_buffer": buffer, "a_offset": offset}
     steps, exact = [], []
     for gathers, cover in zip(direction.in_turns, covers, strict=True):
-        steps.append(_correlate_step(layout, direction, planes, gathers, cover, places))
+        if cover.rest < gathers[0].pixels(planes):
+            steps.append(_correlate_step(layout, direction, planes, gathers, cover, places))
         for gather in gathers:
             # Of two in turns the other may be a pixel narrower.
             rest = cover.rest - gathers[0].width + gather.width
@@ -93,6 +101,9 @@ def _planes_and_covers(layout: Layout, direction: Direction) -> tuple[Planes, Se
     result = direction.out_image if direction.folded else 0
     terms = layout.images * direction.channels * layout.halves
     grouped = GROUPED if layout.groups > 1 else 1.0
+    weights = math.prod(layout.problem.weight_shape)
+    large = direction.weight_row == 1 and weights * layout.itemsize >= LARGE_WEIGHT
+    again = large * AGAIN_CYCLES * weights * max(layout.images - 1, 0)
 
     def covers(planes: Planes, fits: bool) -> tuple[list[Cover], float]:
         """Return one for each gather, or those in turns, or none at all."""
@@ -121,10 +132,11 @@ def _planes_and_covers(layout: Layout, direction: Direction) -> tuple[Planes, Se
         if found:
             layout.set_batch(result)
             far = layout.problem.bytes > LARGE_BYTES
-            return planes, found, cycles + far * RUN_CYCLES * layout.problem.bytes
+            return planes, found, again + cycles + far * RUN_CYCLES * layout.problem.bytes
     planes = layout.packed(direction.channels, direction.lines, direction.columns)
     layout.set_batch(planes.workspace + result)
-    return planes, *covers(planes, fits=False)
+    found, cycles = covers(planes, fits=False)
+    return planes, found, again + cycles
 
 
 def _cheapest(
@@ -148,32 +160,34 @@ def _cheapest(
 
     channels = group_channels(layout, direction)
     cycles, kernel = of_tiles(pixels)
-    if kernel is None:
-        return cycles, None
+    whole = Cover(kernel) if kernel else None
     rest = pixels % max(row.lanes for row in layout.micro_kernels if row.algorithm == "outer")
-    if not 0 < rest <= min(MAX_REST, width, pixels - 1) or math.isinf(_rest_cycles(layout, direction, rest)):
-        return cycles, Cover(kernel)
-    fewer, narrower = of_tiles(pixels - rest)
-    fewer += _rest_cycles(layout, direction, rest)
-    return (fewer, Cover(narrower, rest)) if narrower and fewer < cycles else (cycles, Cover(kernel))
+    if not 0 < rest <= min(MAX_REST, width):
+        return cycles, whole
+    fewer, narrower = of_tiles(pixels - rest) if rest < pixels else (0.0, None)
+    of_rest, alone = _rest_kernel(layout, direction, rest)
+    narrower = alone if rest == pixels else narrower
+    fewer += of_rest
+    return (fewer, Cover(narrower, rest)) if narrower and fewer < cycles else (cycles, whole)
 
 
-def _rest_cycles(layout: Layout, direction: Direction, rest: int) -> float:
-    """Return the cycles one term takes that a few last pixels meet; infinite if they must be in a tile.
+def _rest_kernel(layout: Layout, direction: Direction, rest: int) -> tuple[float, MicroKernel | None]:
+    """Return the cycles one term takes that a few last pixels meet, infinite if they must be in a tile, and by what.
 
     Lanes are terms, or rows, as those of the weight lie side by side.
     """
     rows = len(direction.rows)
     if direction.watch_nan:
-        return math.inf
+        return math.inf, None
     if direction.weight_term == layout.taps:
-        if len(direction.gathers) > 1:  # whose taps are not neighbours
-            return math.inf
         kernel, tasks = _inner_kernel(layout), -(-rows // MAX_REST_ROWS)
-        return rest * (rows / kernel.lanes * INNER_CYCLES + tasks * TERM_CYCLES) if kernel else math.inf
+        # Some of the taps are not neighbours.
+        if kernel is None or any(gather.taps < layout.taps for gather in direction.gathers):
+            return math.inf, None
+        return rest * (rows / kernel.lanes * INNER_CYCLES + tasks * TERM_CYCLES), kernel
     if direction.weight_row > 1 or layout.halves > 1 or layout.bias_buffer >= 0:
-        return math.inf
-    return _swapped_kernel(layout, direction, rest)[0]
+        return math.inf, None
+    return _swapped_kernel(layout, direction, rest)
 
 
 def _tiles_per_task(

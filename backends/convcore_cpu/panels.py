@@ -123,15 +123,42 @@ def _cycles(layout: Layout, direction: Direction, gather: Gather, chosen: tuple[
     far = weights * layout.itemsize > PANEL_BYTES
     # Every element of a panel is copied once, and a run takes as long as some vectors more.
     runs = COPY_CYCLES / kernel.lanes + RUN_CYCLES / min(gather.width, kernel.columns)
-    copies = terms * gather.lines * gather.width * runs
+    # The choice of an algorithm decides bits, so it must not depend on how many threads there are.
+    _, _, blocks = _task(layout, direction, gather, kernel, 2)
+    copies = -(-_blocks(direction, kernel) // blocks) * terms * gather.lines * gather.width * runs
     products = layout.images * layout.groups * (max(terms, 1) * per_term / layout.batch + copies)
-    tiles = -(-layout.batch * gather.lines * gather.width // kernel.columns)
-    calls = layout.images / layout.batch * layout.groups * tiles * TILE_CYCLES
+    calls = layout.images / layout.batch * layout.groups * _tiles(layout, gather, kernel) * TILE_CYCLES
     packed = not layout.prepacked and (direction.weight_row == 1 or len(direction.gathers) > 1)
     reading = (READ_CYCLES if layout.prepacked else FAR_CYCLES) * far + PACK_CYCLES * packed
     if direction.weight_row == 1 and kernel.isa != "avx512" and is_in_pages(layout, direction):
         reading += PAGE_CYCLES  # six rows take a third of a line of the cache, and come back for the rest
     return products + calls + weights * reading + stored_apart(layout, direction, gather)
+
+
+def _tiles(layout: Layout, gather: Gather, kernel: MicroKernel) -> int:
+    """Return how many tiles the pixels of a gather are in a batch."""
+    return -(-layout.batch * gather.lines * gather.width // kernel.columns)
+
+
+def _blocks(direction: Direction, kernel: MicroKernel) -> int:
+    """Return how many blocks of rows there are."""
+    return -(-len(direction.rows) // kernel.rows)
+
+
+def _task(
+    layout: Layout, direction: Direction, gather: Gather, kernel: MicroKernel, threads: int
+) -> tuple[int, int, int]:
+    """Return the channels a task takes at a time, its tiles, and its blocks of rows."""
+    per_channel = max(gather.taps, 1)
+    row_bytes, tile_bytes = (n * per_channel * layout.itemsize for n in (kernel.rows, kernel.columns))
+    at_once = max(1, min(group_channels(layout, direction), ROW_BYTES // row_bytes))
+    tiles, blocks, many = _tiles(layout, gather, kernel), _blocks(direction, kernel), len(direction.gathers)
+    many *= layout.groups
+    wanted = TASKS_PER_THREAD * threads
+    tiles_per_task = max(1, min(most_tiles(kernel), PANEL_BYTES // (at_once * tile_bytes), tiles * many // wanted))
+    # The rows are shared out, and the panels copied for each share, only where there are too few tiles of pixels.
+    shares = -(-wanted // (-(-tiles // tiles_per_task) * many))
+    return at_once, tiles_per_task, -(-blocks // min(blocks, shares))
 
 
 def _terms(layout: Layout, direction: Direction, gather: Gather, kernel: MicroKernel, places: dict[str, int]) -> Terms:
@@ -245,19 +272,9 @@ def _step(
     """Return the step of a gather."""
     channels, taps = group_channels(layout, direction), planes.taps(gather.line_taps, gather.column_taps)
     per_channel = max(len(taps), 1)
-    row_bytes, tile_bytes = (n * per_channel * layout.itemsize for n in (kernel.rows, kernel.columns))
-    at_once = max(1, min(channels, ROW_BYTES // row_bytes))
-    tiles = -(-layout.batch * gather.lines * gather.width // kernel.columns)
-    blocks = -(-len(direction.rows) // kernel.rows)
-    gathers = len(direction.gathers)
-    wanted = TASKS_PER_THREAD * layout.most_threads
-    tiles_per_task = max(
-        1, min(most_tiles(kernel), PANEL_BYTES // (at_once * tile_bytes), tiles * layout.groups * gathers // wanted)
-    )
-    tile_tasks = -(-tiles // tiles_per_task)
-    # The rows are shared out, and the panels copied for each share, only where there are too few tiles of pixels.
-    blocks_per_task = -(-blocks // min(blocks, -(-wanted // (tile_tasks * layout.groups * gathers))))
-    row_tasks = -(-blocks // blocks_per_task)
+    at_once, tiles_per_task, blocks_per_task = _task(layout, direction, gather, kernel, layout.most_threads)
+    tile_tasks = -(-_tiles(layout, gather, kernel) // tiles_per_task)
+    row_tasks = -(-_blocks(direction, kernel) // blocks_per_task)
     collect = next(row for row in reversed(layout.micro_kernels) if row.algorithm == "collect")
     # A vector of room after each panel, see collect.h.
     panel = at_once * per_channel * kernel.columns + collect.lanes

@@ -390,8 +390,11 @@ def _block_kernel(layout: Layout, direction: Direction, threads: int) -> MicroKe
     """Return the micro-kernel for which a block of tiles stays near the core, if so many threads have enough."""
     tiles = layout.images * direction.tiles
     most = BLOCK_BYTES // (direction.points * direction.terms * layout.itemsize)
-    rows = [row for row in layout.micro_kernels if row.columns <= most]
-    if not any(row.algorithm == "panel" for row in rows):
+    panels = [row for row in layout.micro_kernels if row.algorithm == "panel"]
+    # All points of the weight are read for each block: one of a vector takes longer than none at all.
+    least = 2 * max((row.lanes for row in panels), default=0)
+    rows = [row for row in panels if least <= row.columns <= most]
+    if not rows:
         return None
     # A wide block reads long runs of lines, which is worth some multiplications.
     for wide in (WIDE, 1.0):
