@@ -36,14 +36,14 @@ static inline __attribute__((always_inline)) NAMED(vector) NAMED(for_planes)(con
     return planes == 1 ? low : NAMED(halves)(low, high);
 }
 
-static inline __attribute__((always_inline)) NAMED(vector) NAMED(load_planes)(const int planes, const TYPE *from,
-                                                                              index_t beside, NAMED(set) set) {
+static inline __attribute__((always_inline)) NAMED(vector)
+    NAMED(load_planes)(const int planes, const TYPE *from, index_t beside, NAMED(set) set) {
     return planes == 1 ? NAMED(load_set)(from, set) : NAMED(load_halves)(from, from + beside, set);
 }
 
 static inline __attribute__((always_inline)) void NAMED(load_taps)(const int planes, const int taps,
-                                                                   const strips_sizes *z, const TYPE *w,
-                                                                   index_t beside, NAMED(strip_taps) tap) {
+                                                                   const strips_sizes *z, const TYPE *w, index_t beside,
+                                                                   NAMED(strip_taps) tap) {
     UNROLL for (int r = 0; r < taps; r++) {
         UNROLL for (int s = 0; s < taps; s++) {
             const TYPE *const at = w + r * z->w_line + s * z->w_column;
