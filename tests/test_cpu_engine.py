@@ -782,7 +782,6 @@ class TestWinograd:
         [
             ({"kernel": (1, 1)}, "its Winograd algorithm knows no 1x1 kernels"),
             ({"kernel": (12, 11), "size": (20, 20)}, "its Winograd algorithm knows kernels of at most 128 taps"),
-            ({"dilation": (2, 1)}, "its Winograd algorithm knows dilation 1 only"),
             ({"channels": (4, 4), "groups": 2}, "its Winograd algorithm knows one group only"),
             ({"dtypes": ("int16", "int16")}, "its Winograd algorithm knows float32 and float64 only"),
             ({"dtypes": ("complex64",) * 2}, "its Winograd algorithm knows float32 and float64 only"),
@@ -792,6 +791,30 @@ class TestWinograd:
     @pytest.mark.parametrize("op", WINOGRAD_OPS)
     def test_a_named_one_runs_or_is_refused(self, op, change, reason):
         assert CPUBackend().supports(make_problem(op, **change, algorithm="winograd4")) == reason
+
+    @pytest.mark.parametrize(("op", "stride"), [("forward", (2, 1)), ("grad_weight", (1, 1))])
+    def test_a_dilation_is_refused_where_it_is_not_known(self, op, stride):
+        problem = make_problem(op, dilation=(2, 1), stride=stride, algorithm="winograd4")
+        reason = "its Winograd algorithm knows a dilation with stride 1, and not of grad_weight"
+        assert CPUBackend().supports(problem) == reason
+
+    @pytest.mark.parametrize("isa", [pytest.param(isa, marks=missing(isa)) for isa in MICRO_KERNELS])
+    @pytest.mark.parametrize("m", [2, 4])
+    @pytest.mark.parametrize("op", ["forward", "grad_input"])
+    def test_each_phase_of_a_dilation_is_a_correlation_without(self, op, m, isa):
+        for kernel, dilation, size, layout in (
+            ((3, 3), (2, 2), (28, 28), "NCHW"), ((3, 3), (3, 1), (17, 40), "NCHW"), ((3, 1), (2, 9), (9, 5), "NCHW"),
+            ((2, 5), (4, 3), (21, 30), "NHWC"), ((3, 3), (6, 5), (4, 3), "NCHW"),
+        ):  # fmt: skip
+            padding = tuple((taps // 2 * step, taps // 2 * step) for taps, step in zip(kernel, dilation, strict=True))
+            problem = make_problem(
+                op, channels=(5, 18), size=size, kernel=kernel, dilation=dilation, padding=padding, layout=layout,
+                algorithm=f"winograd{m}", accuracy="fast",
+            )  # fmt: skip
+            operands = random_operands(problem)
+            out = np.full(problem.result_shape, np.nan, problem.result_dtype)
+            result = CPUPlan(problem, make_program(problem, MICRO_KERNELS[isa]))(*operands, out=out)
+            assert_within(result, problem, *operands, algorithm=problem.algorithm)
 
     @pytest.mark.parametrize("m", [2, 4])
     @pytest.mark.parametrize("op", WINOGRAD_OPS)

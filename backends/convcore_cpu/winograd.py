@@ -3,15 +3,16 @@
 F(m, r) makes m results of r taps along an axis with m + r - 1 multiplications instead of m*r; along both axes, F(4, 3)
 takes 2.25 for a result instead of 9.  What is multiplied are the points of the tile (``kernels/tiles.h``) and of the
 kernel (``weights.h``), each a transform; the sums over channels are transformed back (``multiply.h``).  A kernel
-longer than r taps is a sum of pieces, one with a stride a sum over its phases: terms like channels.  grad_input is
-forward on grad_out, with the taps reversed and the channels exchanged.
+longer than r taps is a sum of pieces, one with a stride a sum over its phases: terms like channels.  With a dilation of
+d the results a multiple of d apart are a correlation without, of the pixels that they meet; there are d of them along
+an axis, its phases.  grad_input is forward on grad_out, with the taps reversed and the channels exchanged.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -123,18 +124,31 @@ class Axis:
         return self.form.error * math.sqrt(len(self.pieces) * self.form.taps / self.kernel)
 
 
-def axis_of(form: Form, kernel: int, stride: int, padding: int, extent: int, outputs: int, reverse: bool) -> Axis:
-    """Lay out an axis of a correlation, with its taps in reverse if so said."""
+def axis_of(
+    form: Form,
+    kernel: int,
+    stride: int,
+    padding: int,
+    extent: int,
+    outputs: int,
+    reverse: bool,
+    dilation: int = 1,
+    result: int = 0,
+) -> Axis:
+    """Lay out an axis of a correlation, with its taps in reverse if so said; with a dilation, from a result on.
+
+    A stride or a dilation is 1.
+    """
     pieces, r = [], form.taps
+    outputs = -(-(outputs - result) // dilation)
     for phase in range(min(stride, kernel)):
         taps = [kernel - 1 - tap if reverse else tap for tap in range(phase, kernel, stride)]
         for first in range(0, len(taps), r):
             some = taps[first : first + r]
             pieces.append(Piece(phase, first, (*some, *[-1] * (r - len(some)))))
-    starts = tuple(phase - padding for phase in range(min(stride, kernel)))
-    axis = Axis(form, kernel, outputs, tuple(pieces), PlaneAxis(0, starts, stride, extent))
-    size = axis.tiles * form.results + axis.more
-    return Axis(form, kernel, outputs, tuple(pieces), PlaneAxis(size, starts, stride, extent))
+    starts = tuple(result + phase - padding for phase in range(min(stride, kernel)))
+    axis = Axis(form, kernel, outputs, tuple(pieces), PlaneAxis(0, starts, stride * dilation, extent))
+    return replace(axis, plane=replace(axis.plane, size=axis.tiles * form.results + axis.more))
 
 
 @dataclass(frozen=True)
@@ -142,6 +156,7 @@ class Direction:
     """What tells the two directions apart: the image read, the image written, their way through the weight's points.
 
     ``result`` are (image, channel, line, column) strides of the image written, ``image`` is the first of the one read.
+    With a dilation it is the direction of one of ``phases``, whose results begin with element ``first``.
     """
 
     channels: int
@@ -152,6 +167,8 @@ class Direction:
     rows: int
     result: tuple[int, int, int, int]
     reverse: bool
+    phases: int = 1
+    first: int = 0
 
     @property
     def tiles(self) -> int:
@@ -205,8 +222,8 @@ def refusal(problem: Problem) -> str:
         return "knows grad_weight of 3x3 kernels and stride 1 only"
     if problem.op == "grad_input" and strided:
         return "knows grad_input of stride 1 only"
-    if problem.dilation != (1, 1):
-        return "knows dilation 1 only"
+    if problem.dilation != (1, 1) and (strided or problem.op == "grad_weight"):
+        return "knows a dilation with stride 1, and not of grad_weight"
     if problem.boundary != "constant":
         return "knows constant padding only"
     if problem.groups != 1:
@@ -216,27 +233,36 @@ def refusal(problem: Problem) -> str:
     return ""
 
 
-def _axes(layout: Layout, line: Form, column: Form) -> tuple[Axis, Axis]:
-    """Return the axes of the problem's operation; grad_weight reads the image forward reads."""
+def _dilation(layout: Layout) -> tuple[int, int]:
+    """Return the dilation, which means nothing along an axis of one tap."""
+    dh, dw = layout.problem.dilation
+    return dh if layout.kernel_height > 1 else 1, dw if layout.kernel_width > 1 else 1
+
+
+def _axes(layout: Layout, line: Form, column: Form, first: tuple[int, int] = (0, 0)) -> tuple[Axis, Axis]:
+    """Return the axes of the problem's operation from a result on; grad_weight reads the image forward reads."""
     (top, _), (left, _) = layout.problem.padding
     height, width = layout.kernel_height, layout.kernel_width
-    sh, sw = layout.problem.stride
+    (sh, sw), (dh, dw) = layout.problem.stride, _dilation(layout)
     if layout.problem.op != "grad_input":
         return (
-            axis_of(line, height, sh, top, layout.height, layout.out_height, False),
-            axis_of(column, width, sw, left, layout.width, layout.out_width, False),
+            axis_of(line, height, sh, top, layout.height, layout.out_height, False, dh, first[0]),
+            axis_of(column, width, sw, left, layout.width, layout.out_width, False, dw, first[1]),
         )
+    top, left = dh * (height - 1) - top, dw * (width - 1) - left
     return (
-        axis_of(line, height, 1, height - 1 - top, layout.out_height, layout.height, True),
-        axis_of(column, width, 1, width - 1 - left, layout.out_width, layout.width, True),
+        axis_of(line, height, 1, top, layout.out_height, layout.height, True, dh, first[0]),
+        axis_of(column, width, 1, left, layout.out_width, layout.width, True, dw, first[1]),
     )
 
 
-def _direction_of(layout: Layout, lines: Axis, columns: Axis) -> Direction:
-    """Return the direction of the problem's operation."""
+def _direction_of(layout: Layout, lines: Axis, columns: Axis, first: tuple[int, int] = (0, 0)) -> Direction:
+    """Return the direction of the problem's operation from a result on."""
     x = layout.strides(layout.channels, layout.height, layout.width)
     y = layout.strides(layout.out_channels, layout.out_height, layout.out_width)
     reverse = layout.problem.op == "grad_input"
+    image, channel, line, column = x if reverse else y
+    dh, dw = _dilation(layout)
     return Direction(
         channels=layout.out_channels if reverse else layout.channels,
         lines=lines,
@@ -244,9 +270,19 @@ def _direction_of(layout: Layout, lines: Axis, columns: Axis) -> Direction:
         image=y[0] if reverse else x[0],
         fill=0 if reverse else layout.problem.fill_value.real,
         rows=layout.channels if reverse else layout.out_channels,
-        result=x if reverse else y,
+        result=(image, channel, dh * line, dw * column),
         reverse=reverse,
+        phases=dh * dw,
+        first=first[0] * line + first[1] * column,
     )
+
+
+def _phases(layout: Layout, direction: Direction) -> list[Direction]:
+    """Return the directions of all phases that have results."""
+    forms = direction.lines.form, direction.columns.form
+    extent = (layout.height, layout.width) if direction.reverse else (layout.out_height, layout.out_width)
+    first = product(*(range(min(pair)) for pair in zip(_dilation(layout), extent, strict=True)))
+    return [_direction_of(layout, *_axes(layout, *forms, at), at) for at in first]
 
 
 def _directions(layout: Layout, m: int, most: float) -> list[Direction]:
@@ -289,7 +325,7 @@ def admit(layout: Layout, m: int | None, cycles: Callable[[Layout, Direction], f
 def _cycles(layout: Layout, direction: Direction) -> float:
     """Estimate the cycles of one core; the constants were measured with AVX-512."""
     points, tiles = direction.points, layout.images * direction.tiles
-    kernels = direction.rows * direction.channels
+    phases, kernels = direction.phases, direction.rows * direction.channels
     weights = kernels * points * direction.pieces
     # The choice of an algorithm decides bits, so it must not depend on how many threads there are.
     block_kernel = None if _is_fused(layout, direction) else _block_kernel(layout, direction, threads=2)
@@ -306,7 +342,7 @@ def _cycles(layout: Layout, direction: Direction) -> float:
     each_row = points * OUTPUT_CYCLES + direction.results * RESULT_CYCLES
     transforms = tiles * (direction.channels * input_cycles(direction) + direction.rows * each_row)
     transforms *= vector_turns(kernel) * (NEAR if block_kernel else 1.0)
-    return START_CYCLES + points * direction.terms * products + weights * each + turned + transforms
+    return START_CYCLES + phases * (points * direction.terms * products + transforms) + weights * each + turned
 
 
 def vector_turns(kernel: MicroKernel) -> float:
@@ -346,8 +382,8 @@ def winograd(layout: Layout, m: int | None = None) -> Draft:
     block = points * (direction.terms * lanes + SPREAD)
     one_batch = layout.batch == layout.images
     most = 2 * POINT_BYTES if one_batch and u_bytes > POINT_BYTES else POINT_BYTES
-    band = max(1, min(blocks, most // (block * layout.itemsize)))
-    v_offset = layout.reserve(band * block)
+    band = max(1, min(blocks, most // (direction.phases * block * layout.itemsize)))
+    phases = [(phase, layout.reserve(band * block)) for phase in _phases(layout, direction)]
 
     # Points of the weight that are used once need not go through memory: while some rows are multiplied, the next are
     # transformed.
@@ -365,17 +401,20 @@ def winograd(layout: Layout, m: int | None = None) -> Draft:
     each: list[tuple[Step, ...]] = []
     for first_block in range(0, blocks, band):
         count = min(band, blocks - first_block)
-        each.append((tiles_step(layout, direction, lanes, v_offset, first_block, count),))
+        each.append(tuple(tiles_step(layout, phase, lanes, v, first_block, count) for phase, v in phases))
         for i, first in enumerate(starts):
-            step = _multiply_step(
-                layout,
-                direction,
-                kernel,
-                (u_offsets[i % 2], v_offset),
-                (first_block, count),
-                (first, min(rows, direction.rows - first)),
-            )
-            each.append((step, *weights[i + 1 : i + 2]))
+            steps = [
+                _multiply_step(
+                    layout,
+                    phase,
+                    kernel,
+                    (u_offsets[i % 2], v),
+                    (first_block, count),
+                    (first, min(rows, direction.rows - first)),
+                )
+                for phase, v in phases
+            ]
+            each.append((*steps, *weights[i + 1 : i + 2]))
     return layout.program(
         name,
         f"{kernel.name}, {direction.described}",
@@ -389,6 +428,8 @@ def winograd(layout: Layout, m: int | None = None) -> Draft:
 def _block_kernel(layout: Layout, direction: Direction, threads: int) -> MicroKernel | None:
     """Return the micro-kernel for which a block of tiles stays near the core, if so many threads have enough."""
     tiles = layout.images * direction.tiles
+    if direction.phases > 1:
+        return None
     most = BLOCK_BYTES // (direction.points * direction.terms * layout.itemsize)
     panels = [row for row in layout.micro_kernels if row.algorithm == "panel"]
     # All points of the weight are read for each block: one of a vector takes longer than none at all.
@@ -429,7 +470,7 @@ def _is_fused(layout: Layout, direction: Direction) -> bool:
     tiles = layout.images * direction.tiles
     v_bytes = direction.points * direction.terms * tiles * layout.itemsize
     u_bytes = direction.points * direction.terms * direction.rows * layout.itemsize
-    if not 0 < tiles <= FUSED_TILES:
+    if not 0 < tiles <= FUSED_TILES or direction.phases > 1:
         return False
     if layout.prepacked:
         return v_bytes <= POINT_BYTES
@@ -646,7 +687,7 @@ def _multiply_step(
     u_rows = np.arange(rows[1])
     tables = {
         "a_row": padded(u_rows // u_lanes * points * u_point + u_rows % u_lanes, kernel.rows),
-        "out_row": np.arange(direction.rows) * direction.result[1],
+        "out_row": direction.first + np.arange(direction.rows) * direction.result[1],
         "tile_row": np.arange(kernel.rows) * points * lanes,
         "in_offsets": np.arange(line.points) * column.points * lanes,
         "out_offsets": np.arange(line.results) * column.points * lanes,

@@ -205,27 +205,28 @@ def assert_within(
 def _of_tiles(problem: Problem, first: Array, second: Array | None, pixels: int) -> tuple[Problem, Array, Array | None]:
     """Replace the magnitudes of images by the largest of any tile they may share, that in the padding too.
 
-    A tile has so many pixels along an axis, a stride apart; along an axis of one tap it is one pixel.
+    A tile has so many pixels along an axis, a stride or a dilation apart; along an axis of one tap it is one pixel.
     """
-    kernel = problem.weight_shape[2:]
+    kernel, dilation = problem.weight_shape[2:], problem.dilation
     reach = [pixels - 1 if taps > 1 else 0 for taps in kernel]
     n, channels, *size = problem.input_shape
     if problem.op == "grad_input":
         # As many outputs more on each side as can be in a tile with one that a pixel has met.
-        down, across = (far + taps - 1 for far, taps in zip(reach, kernel, strict=True))
+        down, across = ((far + taps - 1) * step for far, taps, step in zip(reach, kernel, dilation, strict=True))
         (top, bottom), (left, right) = problem.padding
         padding = ((top + down, bottom + down), (left + across, right + across))
         k, p, q = problem.output_shape[1:]
         wider = dataclasses.replace(problem, padding=padding, output_shape=(n, k, p + 2 * down, q + 2 * across))
         around = ((down, down), (across, across))
-        return wider, _largest(_padded(problem, first, around, 0), reach, (1, 1), problem.layout), second
+        return wider, _largest(_padded(problem, first, around, 0), reach, dilation, problem.layout), second
     height, width = (extent + sum(pad) for extent, pad in zip(size, problem.padding, strict=True))
     whole = dataclasses.replace(problem, input_shape=(n, channels, height, width), padding=((0, 0), (0, 0)))
     image = _padded(problem, first, problem.padding, problem.fill_value)
-    first = _largest(image, reach, problem.stride, problem.layout)
+    steps = [stride * step for stride, step in zip(problem.stride, dilation, strict=True)]
+    first = _largest(image, reach, steps, problem.layout)
     if problem.op == "grad_weight":
         assert second is not None
-        second = _largest(second, reach, (1, 1), problem.layout)
+        second = _largest(second, reach, dilation, problem.layout)
     return whole, first, second
 
 

@@ -118,22 +118,25 @@ class TestTolerance:
             assert lines[-1] - lines[0] == 2 * reach + 2
             assert not np.isnan(allowed_error(problem, outlier * np.float32("inf"), second, algorithm=algorithm)).any()
 
-    @pytest.mark.parametrize("op", ["forward", "grad_input"])
-    def test_a_winograd_tile_has_pixels_a_stride_apart_and_one_where_there_is_one_tap(self, op):
-        stride = 2 if op == "forward" else 1
+    @pytest.mark.parametrize(("op", "stride", "dilation"), [("forward", 2, 1), ("forward", 1, 3), ("grad_input", 1, 3)])
+    def test_a_winograd_tile_has_pixels_a_step_apart_and_one_where_there_is_one_tap(self, op, stride, dilation):
         problem = make_problem(
-            op, images=1, channels=(2, 2), size=(40, 41), kernel=(1, 4), stride=(1, stride), bias=False
-        )
+            op, images=1, channels=(2, 2), size=(40, 61), kernel=(1, 4), stride=(1, stride), dilation=(1, dilation),
+            bias=False,
+        )  # fmt: skip
         first, second, _ = random_operands(problem)
         outlier = first.copy()
-        outlier[0, 0, 20, 15] = 1e4
+        outlier[0, 0, 20, 25] = 1e4
         plain, changed = (allowed_error(problem, image, second, algorithm="winograd2") for image in (first, outlier))
         _, _, lines, columns = np.nonzero(changed > plain)
         assert set(lines) == {20}
         # 3 pixels of its phase on each side, and what sees those.
-        seen = range(15 - 3 * stride - 3, 15 + 3 * stride + 1) if op == "forward" else range(12, 22)
-        expected = {q for q in range(39) if q * stride in seen} if op == "forward" else set(seen)
-        assert set(columns) == expected
+        far = {25 + step * dilation * stride for step in range(-3, 4)}
+        taps = {tap * dilation for tap in range(4)}
+        if op == "forward":
+            assert set(columns) == {q for q in range(61) if any(q * stride + tap in far for tap in taps)}
+        else:
+            assert set(columns) == {pixel + tap for pixel in far for tap in taps}
 
     def test_names_the_worst_element(self):
         result, operands = self.right()
