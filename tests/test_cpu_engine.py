@@ -792,11 +792,17 @@ class TestWinograd:
     def test_a_named_one_runs_or_is_refused(self, op, change, reason):
         assert CPUBackend().supports(make_problem(op, **change, algorithm="winograd4")) == reason
 
-    @pytest.mark.parametrize(("op", "stride"), [("forward", (2, 1)), ("grad_weight", (1, 1))])
-    def test_a_dilation_is_refused_where_it_is_not_known(self, op, stride):
-        problem = make_problem(op, dilation=(2, 1), stride=stride, algorithm="winograd4")
-        reason = "its Winograd algorithm knows a dilation with stride 1, and not of grad_weight"
-        assert CPUBackend().supports(problem) == reason
+    @pytest.mark.parametrize(
+        ("op", "stride", "dilation", "reason"),
+        [
+            ("forward", (2, 1), (2, 1), "a dilation with stride 1, and not of grad_weight"),
+            ("grad_weight", (1, 1), (2, 1), "a dilation with stride 1, and not of grad_weight"),
+            ("grad_input", (1, 1), (5, 8), "dilations of at most 36 phases, lines times columns"),
+        ],
+    )
+    def test_a_dilation_is_refused_where_it_is_not_known(self, op, stride, dilation, reason):
+        problem = make_problem(op, dilation=dilation, stride=stride, size=(30, 30), algorithm="winograd4")
+        assert CPUBackend().supports(problem) == f"its Winograd algorithm knows {reason}"
 
     @pytest.mark.parametrize("isa", [pytest.param(isa, marks=missing(isa)) for isa in MICRO_KERNELS])
     @pytest.mark.parametrize("m", [2, 4])

@@ -39,7 +39,7 @@ LARGE_BYTES, RUN_CYCLES = 20 << 20, 0.08
 #: come from far each time (bytes; cycles an element).  16 images 1024->2048 1x1 stride 2 14x14, grad_input: 45 to 88
 #: ms, by panels 20 to 35.
 LARGE_WEIGHT, AGAIN_CYCLES = 2 << 20, 1.5
-#: Tasks of the rest there should be.
+#: Tasks of the rest there should be beside those of tiles.
 REST_TASKS = 4
 #: What a pixel of the rest takes for a vector of terms, and to bring a term together for a task (cycles).
 INNER_CYCLES, TERM_CYCLES = 1.5, 2.0
@@ -253,9 +253,9 @@ def _swapped_kernel(layout: Layout, direction: Direction, rest: int) -> tuple[fl
     )
 
 
-def _rest_tasks(layout: Layout, units: int) -> int:
-    """Return in how many tasks the rest of a group and image is done: few, for a thread takes some at a time."""
-    return min(units, max(1, REST_TASKS // (max(layout.images, 1) * layout.groups)))
+def _rest_tasks(layout: Layout, units: int, alone: bool) -> int:
+    """Return in how many tasks the rest of a group and image is done: few beside tiles, as a thread takes some at once."""
+    return min(units, max(1, (TASKS if alone else REST_TASKS) // (max(layout.images, 1) * layout.groups)))
 
 
 def _rest_step(
@@ -274,7 +274,7 @@ def _rest_step(
     assert kernel is not None
     names = ("a_buffer", "a_offset", "a_group", "b_buffer", "b_offset", "b_image", "b_group", "bias_buffer")
     names += ("out_buffer", "out_offset", "out_image", "out_group", "out_column", "groups", "rows", "length")
-    row_tasks = _rest_tasks(layout, -(-rows // MAX_REST_ROWS))
+    row_tasks = _rest_tasks(layout, -(-rows // MAX_REST_ROWS), alone=first == 0)
     rows_per_task = -(-rows // (row_tasks * kernel.rows)) * kernel.rows
     return Step(
         f"rest_{layout.type}",
@@ -301,7 +301,9 @@ def _swapped_step(
     _, kernel = _swapped_kernel(layout, direction, rest)
     assert kernel is not None
     tiles = -(-rows // kernel.columns)
-    tiles_per_task = min(-(-tiles // _rest_tasks(layout, tiles)), most_tiles(kernel))
+    tiles_per_task = min(
+        -(-tiles // _rest_tasks(layout, tiles, alone=gather.pixels(planes) == rest)), most_tiles(kernel)
+    )
     tile_tasks = -(-tiles // tiles_per_task)
     sizes |= {
         "a_buffer": sizes["b_buffer"], "a_offset": sizes["b_offset"], "a_image": sizes["b_image"],

@@ -43,6 +43,8 @@ ROW_BYTES = 4 << 20
 TILES_AT_ONCE = 96
 #: Taps of a kernel there is room for on the stack, MAX_TAPS of ``kernels/micro.h``.
 MOST_TAPS = 128
+#: Phases of a dilation, each of which is some steps of the program.
+MOST_PHASES = 36
 # What transforms take (cycles), fitted to 120 programs of 20 layers: a line of a tile of a channel that is read, and a
 # point; a point of a row that is written, and a result.
 LINE_CYCLES, INPUT_CYCLES, OUTPUT_CYCLES, RESULT_CYCLES = 4.5, 0.75, 0.37, 0.32
@@ -224,6 +226,8 @@ def refusal(problem: Problem) -> str:
         return "knows grad_input of stride 1 only"
     if problem.dilation != (1, 1) and (strided or problem.op == "grad_weight"):
         return "knows a dilation with stride 1, and not of grad_weight"
+    if math.prod(problem.dilation) > MOST_PHASES:
+        return f"knows dilations of at most {MOST_PHASES} phases, lines times columns"
     if problem.boundary != "constant":
         return "knows constant padding only"
     if problem.groups != 1:
@@ -375,7 +379,7 @@ def winograd(layout: Layout, m: int | None = None) -> Draft:
     if block_kernel:
         return _by_blocks(layout, name, direction, block_kernel, direct)
     # A large weight is worth more tiles at a time: each batch reads all of it.
-    layout.set_batch(points * direction.terms * per_image, min(u_bytes, 2 * POINT_BYTES))
+    layout.set_batch(points * direction.terms * per_image * direction.phases, min(u_bytes, 2 * POINT_BYTES))
     kernel, _ = panel_kernel(layout.micro_kernels, direction.rows, per_image * layout.batch)
     lanes = kernel.columns
     blocks = -(-per_image * layout.batch // lanes)
