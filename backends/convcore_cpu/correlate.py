@@ -254,7 +254,7 @@ def _swapped_kernel(layout: Layout, direction: Direction, rest: int) -> tuple[fl
 
 
 def _rest_tasks(layout: Layout, units: int, alone: bool) -> int:
-    """Return in how many tasks the rest of a group and image is done: few beside tiles, as a thread takes some at once."""
+    """Return in how many tasks the rest of a group and image is done: few beside tiles, as threads take several."""
     return min(units, max(1, (TASKS if alone else REST_TASKS) // (max(layout.images, 1) * layout.groups)))
 
 
