@@ -714,13 +714,14 @@ class TestStrips:
     @pytest.mark.parametrize("position", [0, 1])
     @pytest.mark.parametrize("value", [np.inf, np.nan])
     @pytest.mark.parametrize("width", [6, 21])
-    def test_what_is_not_finite_goes_where_the_formula_says(self, op, stride, position, value, width):
+    @pytest.mark.parametrize("place", [(-1, ..., -1), (-1, -1, ..., -1)], ids=["all-planes", "one-plane"])
+    def test_what_is_not_finite_goes_where_the_formula_says(self, op, stride, position, value, width, place):
         problem = make_problem(
             op, images=2, channels=(8, 8), groups=8, size=(9, width), stride=(stride, stride), padding=((1, 1), (2, 2))
         )
         operands = list(random_operands(problem))
         operands[position] = operands[position].copy()
-        operands[position][-1, -1, ..., -1] = value
+        operands[position][place] = value
         expected = registry().backend("numpy").plan(problem)(*operands)
         strips = replace(problem, algorithm="strips")
         if CPUBackend().supports(strips) is True:

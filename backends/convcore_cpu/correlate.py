@@ -164,11 +164,12 @@ def _cheapest(
     rest = pixels % max(row.lanes for row in layout.micro_kernels if row.algorithm == "outer")
     if not 0 < rest <= min(MAX_REST, width):
         return cycles, whole
-    fewer, narrower = of_tiles(pixels - rest) if rest < pixels else (0.0, None)
     of_rest, alone = _rest_kernel(layout, direction, rest)
-    narrower = alone if rest == pixels else narrower
-    fewer += of_rest
-    return (fewer, Cover(narrower, rest)) if narrower and fewer < cycles else (cycles, whole)
+    if alone is None:
+        return cycles, whole
+    of_others, kernel = of_tiles(pixels - rest) if rest < pixels else (0.0, alone)
+    fewer = of_others + of_rest
+    return (fewer, Cover(kernel, rest)) if kernel and fewer < cycles else (cycles, whole)
 
 
 def _rest_kernel(layout: Layout, direction: Direction, rest: int) -> tuple[float, MicroKernel | None]:
@@ -263,18 +264,19 @@ def _rest_step(
 ) -> Step:
     """Return the step of the last pixels of a gather, which no tile covers."""
     first, rows = gather.pixels(planes) - rest, len(direction.rows)
+    alone = first == 0
     column = (gather.width - rest) * gather.out_column
     sizes = _correlate_sizes(layout, direction, planes, gather, places)
     sizes["b_offset"] += first
     sizes["out_offset"] += (gather.lines - 1) * gather.out_line + column
     offsets = _offsets(layout, direction, planes, gather)
     if direction.weight_term != layout.taps:
-        return _swapped_step(layout, direction, planes, gather, rest, sizes, offsets)
+        return _swapped_step(layout, direction, gather, rest, alone, sizes, offsets)
     kernel = _inner_kernel(layout)
     assert kernel is not None
     names = ("a_buffer", "a_offset", "a_group", "b_buffer", "b_offset", "b_image", "b_group", "bias_buffer")
     names += ("out_buffer", "out_offset", "out_image", "out_group", "out_column", "groups", "rows", "length")
-    row_tasks = _rest_tasks(layout, -(-rows // MAX_REST_ROWS), alone=first == 0)
+    row_tasks = _rest_tasks(layout, -(-rows // MAX_REST_ROWS), alone)
     rows_per_task = -(-rows // (row_tasks * kernel.rows)) * kernel.rows
     return Step(
         f"rest_{layout.type}",
@@ -290,9 +292,9 @@ def _rest_step(
 def _swapped_step(
     layout: Layout,
     direction: Direction,
-    planes: Planes,
     gather: Gather,
     rest: int,
+    alone: bool,
     sizes: dict[str, int],
     offsets: np.ndarray,
 ) -> Step:
@@ -301,9 +303,7 @@ def _swapped_step(
     _, kernel = _swapped_kernel(layout, direction, rest)
     assert kernel is not None
     tiles = -(-rows // kernel.columns)
-    tiles_per_task = min(
-        -(-tiles // _rest_tasks(layout, tiles, alone=gather.pixels(planes) == rest)), most_tiles(kernel)
-    )
+    tiles_per_task = min(-(-tiles // _rest_tasks(layout, tiles, alone)), most_tiles(kernel))
     tile_tasks = -(-tiles // tiles_per_task)
     sizes |= {
         "a_buffer": sizes["b_buffer"], "a_offset": sizes["b_offset"], "a_image": sizes["b_image"],

@@ -158,12 +158,11 @@ def _task(
     per_channel = max(gather.taps, 1)
     row_bytes, tile_bytes = (n * per_channel * layout.itemsize for n in (kernel.rows, kernel.columns))
     at_once = max(1, min(group_channels(layout, direction), ROW_BYTES // row_bytes))
-    tiles, blocks, many = _tiles(layout, gather, kernel), _blocks(direction, kernel), len(direction.gathers)
-    many *= layout.groups
-    wanted = TASKS_PER_THREAD * threads
-    tiles_per_task = max(1, min(most_tiles(kernel), PANEL_BYTES // (at_once * tile_bytes), tiles * many // wanted))
+    tiles, blocks = _tiles(layout, gather, kernel), _blocks(direction, kernel)
+    wanted, others = TASKS_PER_THREAD * threads, layout.groups * len(direction.gathers)
+    tiles_per_task = max(1, min(most_tiles(kernel), PANEL_BYTES // (at_once * tile_bytes), tiles * others // wanted))
     # The rows are shared out, and the panels copied for each share, only where there are too few tiles of pixels.
-    shares = -(-wanted // (-(-tiles // tiles_per_task) * many))
+    shares = -(-wanted // (-(-tiles // tiles_per_task) * others))
     return at_once, tiles_per_task, -(-blocks // min(blocks, shares))
 
 

@@ -271,10 +271,11 @@ static inline __attribute__((always_inline)) void NAMED(strip)(const int taps, c
     for (index_t group = 0, planes; group < groups; group += planes) {
         const index_t row = group * z->rows;
         planes = group + 1 < groups ? z->planes : 1;
-#define GROUP(planes)                                                                                                      NAMED(group_strips)(planes, taps, z, x + group * z->x_channel, w + row * taps * taps, bias ? bias + row : NULL,                            skip, first, lines, out + row * z->out_channel)
-        if (planes == 2) GROUP(2);
-        else GROUP(1);
-#undef GROUP
+        const TYPE *const x_at = x + group * z->x_channel, *const w_at = w + row * taps * taps;
+        const TYPE *const bias_at = bias ? bias + row : NULL;
+        TYPE *const to = out + row * z->out_channel;
+        if (planes == 2) NAMED(group_strips)(2, taps, z, x_at, w_at, bias_at, skip, first, lines, to);
+        else NAMED(group_strips)(1, taps, z, x_at, w_at, bias_at, skip, first, lines, to);
     }
 }
 
